@@ -1,0 +1,1 @@
+"""What is derived from the contracts in `protos/`: stubs, descriptor set, OpenAPI, reference, and their checks."""

@@ -1,0 +1,94 @@
+"""Turns `protos/` into descriptors and Python stubs with the protoc that grpcio-tools carries: no network, no system compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import google.api.annotations_pb2
+import grpc_tools
+from google.protobuf import descriptor_pb2
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOS = ROOT / "protos"
+GENERATED = ROOT / "generated"
+VALIDATE = "buf/validate/validate.proto"
+
+
+class ContractError(Exception):
+    """The contracts do not compile; the text is the compiler's own and names file and line."""
+
+
+def contract_files() -> list[str]:
+    """Paths of all contract files relative to `protos/`, sorted."""
+    return sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto"))
+
+
+def _include_paths() -> list[str]:
+    """Where protoc finds what the contracts import: the well-known types and `google/api` come inside installed wheels."""
+    well_known = Path(str(grpc_tools.__file__)).parent / "_proto"
+    googleapis = Path(str(google.api.annotations_pb2.__file__)).parents[2]
+    return [f"--proto_path={PROTOS}", f"--proto_path={well_known}", f"--proto_path={googleapis}"]
+
+
+def _protoc(arguments: list[str]) -> None:
+    """Run protoc; plugins are found beside the interpreter that runs this."""
+    scripts = sysconfig.get_path("scripts")
+    environment = {**os.environ, "PATH": os.pathsep.join([scripts, str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+    command = [sys.executable, "-m", "grpc_tools.protoc", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
+    if result.returncode != 0:
+        raise ContractError(result.stderr.strip() or result.stdout.strip())
+
+
+def write_validation_descriptor(target: Path) -> None:
+    """Write a descriptor set with `buf/validate/validate.proto` and its imports.
+
+    protovalidate ships no `.proto` file, only the compiled descriptor; protoc reads that as well.
+    """
+    from protovalidate._gen.buf.validate import validate_pb  # noqa: PLC0415 - private: the only place the wheel keeps it
+
+    files = descriptor_pb2.FileDescriptorSet()
+    for module in ("descriptor", "duration", "field_mask", "timestamp"):
+        wkt = __import__(f"google.protobuf.{module}_pb2", fromlist=["DESCRIPTOR"])
+        files.file.add().ParseFromString(wkt.DESCRIPTOR.serialized_pb)
+    files.file.add().ParseFromString(bytes(validate_pb.desc().proto.to_binary()))
+    target.write_bytes(files.SerializeToString(deterministic=True))
+
+
+def compile_descriptors(scratch: Path) -> descriptor_pb2.FileDescriptorSet:
+    """Compile all contracts. The result holds every import; comments (source info) are kept for our own files only."""
+    validation = scratch / "validate.binpb"
+    write_validation_descriptor(validation)
+    target = scratch / "descriptors.binpb"
+    _protoc(
+        [
+            *_include_paths(),
+            f"--descriptor_set_in={validation}",
+            f"--descriptor_set_out={target}",
+            "--include_imports",
+            "--include_source_info",
+            *contract_files(),
+        ]
+    )
+    files = descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+    for file in files.file:
+        if not file.name.startswith("behaviorguard/"):
+            file.ClearField("source_code_info")
+    return files
+
+
+def write_stubs(target: Path, scratch: Path) -> None:
+    """Write Python messages, gRPC stubs and type stubs for all contracts under `target`."""
+    validation = scratch / "validate.binpb"
+    write_validation_descriptor(validation)
+    messages = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
+    services = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
+    common = [*_include_paths(), f"--descriptor_set_in={validation}"]
+    with_services = [name for name in contract_files() if "\nservice " in (PROTOS / name).read_text(encoding="utf-8")]
+    _protoc([f"--descriptor_set_in={validation}", *messages, VALIDATE])
+    _protoc([*common, *messages, *contract_files()])
+    _protoc([*common, *services, *with_services])
