@@ -1,4 +1,4 @@
-"""Turns `protos/` into descriptors and Python stubs with the protoc that grpcio-tools carries: no network, no system compiler."""
+"""Turns `protos/` into descriptors and Python stubs with the protoc inside grpcio-tools: no network, no system compiler."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import sysconfig
 from pathlib import Path
 
 import google.api.annotations_pb2
-import grpc_tools
+import grpc_tools  # type: ignore[import-untyped]  # the wheel has no types
 from google.protobuf import descriptor_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
 VALIDATE = "buf/validate/validate.proto"
+# Their wheel carries messages and no type stubs; these are the files that servers and clients import.
+UNTYPED = (
+    "google/api/annotations.proto",
+    "google/api/http.proto",
+    "google/rpc/code.proto",
+    "google/rpc/error_details.proto",
+    "google/rpc/status.proto",
+)
 
 
 class ContractError(Exception):
@@ -28,7 +36,7 @@ def contract_files() -> list[str]:
 
 
 def _include_paths() -> list[str]:
-    """Where protoc finds what the contracts import: the well-known types and `google/api` come inside installed wheels."""
+    """Where protoc finds imports: the well-known types and `google/api` come inside installed wheels."""
     well_known = Path(str(grpc_tools.__file__)).parent / "_proto"
     googleapis = Path(str(google.api.annotations_pb2.__file__)).parents[2]
     return [f"--proto_path={PROTOS}", f"--proto_path={well_known}", f"--proto_path={googleapis}"]
@@ -37,7 +45,7 @@ def _include_paths() -> list[str]:
 def _protoc(arguments: list[str]) -> None:
     """Run protoc; plugins are found beside the interpreter that runs this."""
     scripts = sysconfig.get_path("scripts")
-    environment = {**os.environ, "PATH": os.pathsep.join([scripts, str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+    environment = {**os.environ, "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])}
     command = [sys.executable, "-m", "grpc_tools.protoc", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
     if result.returncode != 0:
@@ -90,5 +98,6 @@ def write_stubs(target: Path, scratch: Path) -> None:
     common = [*_include_paths(), f"--descriptor_set_in={validation}"]
     with_services = [name for name in contract_files() if "\nservice " in (PROTOS / name).read_text(encoding="utf-8")]
     _protoc([f"--descriptor_set_in={validation}", *messages, VALIDATE])
+    _protoc([*_include_paths(), f"--mypy_out=quiet:{target}", *UNTYPED])
     _protoc([*common, *messages, *contract_files()])
     _protoc([*common, *services, *with_services])

@@ -25,14 +25,22 @@ def _derive(target: Path, scratch: Path) -> None:
 
 
 def _files(top: Path) -> set[str]:
-    return {path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        path.relative_to(top).as_posix()
+        for path in top.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def _differences(fresh: Path) -> list[str]:
     """Name each derived file that is missing, stale or left over in the repository."""
     wanted = _files(fresh)
     present = {f"generated/{name}" for name in _files(GENERATED)} if GENERATED.is_dir() else set()
-    changed = [name for name in wanted if not (ROOT / name).is_file() or not filecmp.cmp(fresh / name, ROOT / name, shallow=False)]
+    changed = [
+        name
+        for name in wanted
+        if not (ROOT / name).is_file() or not filecmp.cmp(fresh / name, ROOT / name, shallow=False)
+    ]
     return sorted({*changed, *(present - wanted)})
 
 
@@ -48,7 +56,7 @@ def _install(fresh: Path, differences: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 when all is current, 1 when not, 2 when the contracts do not compile."""
+    """Run the command; returns 0 when all is current, 1 when not, 2 when the contracts do not compile."""
     parser = argparse.ArgumentParser(prog="python -m infra.contracts.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a derived file is not current")
     options = parser.parse_args(arguments)
