@@ -1,4 +1,4 @@
-"""Turns `protos/` into descriptors and Python stubs with the protoc inside grpcio-tools: no network, no system compiler."""
+"""Turns `protos/` into descriptors and stubs with the protoc inside grpcio-tools: no network, no system compiler."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Check the contracts' style, format and compatibility: `python -m infra.contracts.lint`.
 
 Compatibility is judged on the wire and in JSON, against the descriptor set that the main branch has committed. On main
-itself that is the last commit's; a checkout without history (an unpacked archive) has nothing to compare with, and says so.
+itself that is the last commit's; a checkout without history has nothing to compare with, and says so.
 """
 
 from __future__ import annotations

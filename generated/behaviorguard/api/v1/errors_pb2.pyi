@@ -7,6 +7,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
+from google.rpc import code_pb2 as _code_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,47 +28,47 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """A field breaks its rule; `google.rpc.BadRequest` names each (INVALID_ARGUMENT)."""
+    """A field breaks its rule; `google.rpc.BadRequest` names each."""
     ERROR_REASON_MALFORMED_BODY: _ErrorReason.ValueType  # 2
-    """The body is not the JSON or protobuf that the RPC takes (INVALID_ARGUMENT)."""
+    """The body is not the JSON or protobuf that the RPC takes."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """A request, message or stream is over its size limit (RESOURCE_EXHAUSTED)."""
+    """A request, message or stream is over its size limit."""
     ERROR_REASON_UNKNOWN_CALLER: _ErrorReason.ValueType  # 4
-    """No certificate, or one that this mesh did not issue (UNAUTHENTICATED)."""
+    """No certificate, or one that this mesh did not issue."""
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 5
-    """The contract does not name the caller for this RPC (PERMISSION_DENIED)."""
+    """The contract does not name the caller for this RPC."""
     ERROR_REASON_SCOPE_NOT_ALLOWED: _ErrorReason.ValueType  # 6
-    """The end user's scope is too low, or the request names somebody else (PERMISSION_DENIED)."""
+    """The end user's scope is too low, or the request names somebody else."""
     ERROR_REASON_SESSION_REQUIRED: _ErrorReason.ValueType  # 7
-    """No session, or one that has ended (UNAUTHENTICATED)."""
+    """No session, or one that has ended."""
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 8
-    """No such RPC, path or resource (NOT_FOUND)."""
+    """No such RPC, path or resource."""
     ERROR_REASON_UNKNOWN_USER: _ErrorReason.ValueType  # 9
-    """The user id is not known to the organisation (NOT_FOUND)."""
+    """The user id is not known to the organisation."""
     ERROR_REASON_DUPLICATE_EVENT: _ErrorReason.ValueType  # 10
-    """The event id was used before with other content (ALREADY_EXISTS)."""
+    """The event id was used before with other content."""
     ERROR_REASON_CLOCK_SKEW: _ErrorReason.ValueType  # 11
-    """The event's timestamp is too far from the server's clock (INVALID_ARGUMENT)."""
+    """The event's timestamp is too far from the server's clock."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 12
-    """Too many requests in the current window (RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`)."""
+    """Too many requests in the current window, with `google.rpc.RetryInfo`."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 13
-    """The service has no room for more work now (RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`)."""
+    """The service has no room for more work now, with `google.rpc.RetryInfo`."""
     ERROR_REASON_DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 14
-    """A dependency (database, cache, broker, peer) cannot be reached (UNAVAILABLE, with `google.rpc.RetryInfo`)."""
+    """A dependency (database, cache, broker, peer) cannot be reached, with `google.rpc.RetryInfo`."""
     ERROR_REASON_CIRCUIT_OPEN: _ErrorReason.ValueType  # 15
-    """The caller's circuit breaker is open for this dependency (UNAVAILABLE, with `google.rpc.RetryInfo`)."""
+    """The caller's circuit breaker is open for this dependency, with `google.rpc.RetryInfo`."""
     ERROR_REASON_INVALID_TOKEN: _ErrorReason.ValueType  # 16
-    """The page or resume token was not issued by this service, or is too old (INVALID_ARGUMENT)."""
+    """The page or resume token was not issued by this service, or is too old."""
     ERROR_REASON_DEADLINE: _ErrorReason.ValueType  # 17
-    """The call did not finish within its deadline (DEADLINE_EXCEEDED)."""
+    """The call did not finish within its deadline."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
-    """A fault of ours; details are in the service's log under the correlation id (INTERNAL)."""
+    """A fault of ours; details are in the service's log under the correlation id."""
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 19
-    """The RPC is part of the contract and not implemented by this server (UNIMPLEMENTED)."""
+    """The RPC is part of the contract and not implemented by this server."""
     ERROR_REASON_KEY_EXCHANGE_NOT_ALLOWED: _ErrorReason.ValueType  # 20
-    """The key agreement was not post-quantum (PERMISSION_DENIED)."""
+    """The key agreement was not post-quantum."""
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 21
-    """The resource's state does not allow the operation (FAILED_PRECONDITION)."""
+    """The resource's state does not allow the operation."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reason of a refusal or failure, one enum for the whole mesh."""
@@ -75,51 +76,54 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""A field breaks its rule; `google.rpc.BadRequest` names each (INVALID_ARGUMENT)."""
+"""A field breaks its rule; `google.rpc.BadRequest` names each."""
 ERROR_REASON_MALFORMED_BODY: ErrorReason.ValueType  # 2
-"""The body is not the JSON or protobuf that the RPC takes (INVALID_ARGUMENT)."""
+"""The body is not the JSON or protobuf that the RPC takes."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 3
-"""A request, message or stream is over its size limit (RESOURCE_EXHAUSTED)."""
+"""A request, message or stream is over its size limit."""
 ERROR_REASON_UNKNOWN_CALLER: ErrorReason.ValueType  # 4
-"""No certificate, or one that this mesh did not issue (UNAUTHENTICATED)."""
+"""No certificate, or one that this mesh did not issue."""
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 5
-"""The contract does not name the caller for this RPC (PERMISSION_DENIED)."""
+"""The contract does not name the caller for this RPC."""
 ERROR_REASON_SCOPE_NOT_ALLOWED: ErrorReason.ValueType  # 6
-"""The end user's scope is too low, or the request names somebody else (PERMISSION_DENIED)."""
+"""The end user's scope is too low, or the request names somebody else."""
 ERROR_REASON_SESSION_REQUIRED: ErrorReason.ValueType  # 7
-"""No session, or one that has ended (UNAUTHENTICATED)."""
+"""No session, or one that has ended."""
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 8
-"""No such RPC, path or resource (NOT_FOUND)."""
+"""No such RPC, path or resource."""
 ERROR_REASON_UNKNOWN_USER: ErrorReason.ValueType  # 9
-"""The user id is not known to the organisation (NOT_FOUND)."""
+"""The user id is not known to the organisation."""
 ERROR_REASON_DUPLICATE_EVENT: ErrorReason.ValueType  # 10
-"""The event id was used before with other content (ALREADY_EXISTS)."""
+"""The event id was used before with other content."""
 ERROR_REASON_CLOCK_SKEW: ErrorReason.ValueType  # 11
-"""The event's timestamp is too far from the server's clock (INVALID_ARGUMENT)."""
+"""The event's timestamp is too far from the server's clock."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 12
-"""Too many requests in the current window (RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`)."""
+"""Too many requests in the current window, with `google.rpc.RetryInfo`."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 13
-"""The service has no room for more work now (RESOURCE_EXHAUSTED, with `google.rpc.RetryInfo`)."""
+"""The service has no room for more work now, with `google.rpc.RetryInfo`."""
 ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 14
-"""A dependency (database, cache, broker, peer) cannot be reached (UNAVAILABLE, with `google.rpc.RetryInfo`)."""
+"""A dependency (database, cache, broker, peer) cannot be reached, with `google.rpc.RetryInfo`."""
 ERROR_REASON_CIRCUIT_OPEN: ErrorReason.ValueType  # 15
-"""The caller's circuit breaker is open for this dependency (UNAVAILABLE, with `google.rpc.RetryInfo`)."""
+"""The caller's circuit breaker is open for this dependency, with `google.rpc.RetryInfo`."""
 ERROR_REASON_INVALID_TOKEN: ErrorReason.ValueType  # 16
-"""The page or resume token was not issued by this service, or is too old (INVALID_ARGUMENT)."""
+"""The page or resume token was not issued by this service, or is too old."""
 ERROR_REASON_DEADLINE: ErrorReason.ValueType  # 17
-"""The call did not finish within its deadline (DEADLINE_EXCEEDED)."""
+"""The call did not finish within its deadline."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
-"""A fault of ours; details are in the service's log under the correlation id (INTERNAL)."""
+"""A fault of ours; details are in the service's log under the correlation id."""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 19
-"""The RPC is part of the contract and not implemented by this server (UNIMPLEMENTED)."""
+"""The RPC is part of the contract and not implemented by this server."""
 ERROR_REASON_KEY_EXCHANGE_NOT_ALLOWED: ErrorReason.ValueType  # 20
-"""The key agreement was not post-quantum (PERMISSION_DENIED)."""
+"""The key agreement was not post-quantum."""
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 21
-"""The resource's state does not allow the operation (FAILED_PRECONDITION)."""
+"""The resource's state does not allow the operation."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 SUGGESTED_ACTION_FIELD_NUMBER: _builtins.int
+CODE_FIELD_NUMBER: _builtins.int
 suggested_action: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
 """What the caller should do next, in one sentence. Servers send it as `google.rpc.LocalizedMessage`,
 the gateway as `suggestedAction`.
 """
+code: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _code_pb2.Code.ValueType]
+"""The gRPC status that the reason goes with; the gateway turns it into the HTTP status."""

@@ -30,7 +30,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,behaviorguard/threat/v1/threat_service.proto\x12\x17\x62\x65haviorguard.threat.v1\x1a!behaviorguard/api/v1/policy.proto\x1a&behaviorguard/threat/v1/behavior.proto\x1a$behaviorguard/threat/v1/threat.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\x16\x41nalyzeRealtimeRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x44\n\nevent_data\x18\x02 \x01(\x0b\x32(.behaviorguard.threat.v1.BehavioralEventB\x06\xbaH\x03\xc8\x01\x01\x12\x35\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12#\n\x0e\x63orrelation_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x8b\x01\n\x17\x41nalyzeRealtimeResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10preliminary_risk\x18\x02 \x01(\x02\x12\x44\n\x11processing_status\x18\x03 \x01(\x0e\x32).behaviorguard.threat.v1.ProcessingStatus\"]\n\x13StreamEventsRequest\x12\x46\n\x05\x65vent\x18\x01 \x01(\x0b\x32/.behaviorguard.threat.v1.AnalyzeRealtimeRequestB\x06\xbaH\x03\xc8\x01\x01\"\xa0\x01\n\x14StreamEventsResponse\x12\x44\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x30.behaviorguard.threat.v1.AnalyzeRealtimeResponseH\x00\x12\x38\n\x07refused\x18\x02 \x01(\x0b\x32%.behaviorguard.threat.v1.EventRefusalH\x00\x42\x08\n\x06result\"i\n\x0c\x45ventRefusal\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x18\n\x10suggested_action\x18\x05 \x01(\t\"\xbf\x01\n\x12WatchAlertsRequest\x12!\n\x08user_ids\x18\x01 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12\x45\n\rminimum_level\x18\x02 \x01(\x0e\x32$.behaviorguard.threat.v1.ThreatLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\nsession_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1e\n\x0cresume_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"k\n\x13WatchAlertsResponse\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x30\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\".behaviorguard.threat.v1.AlertData\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\xae\x03\n\tAlertData\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12:\n\x0cthreat_level\x18\x02 \x01(\x0e\x32$.behaviorguard.threat.v1.ThreatLevel\x12\x14\n\x0cthreat_score\x18\x03 \x01(\x02\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0frecommendations\x18\x05 \x03(\t\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12\x30\n\x07reasons\x18\t \x03(\x0b\x32\x1f.behaviorguard.threat.v1.Reason\x12\x15\n\rml_confidence\x18\n \x01(\x02\x12\x15\n\ranomaly_score\x18\x0b \x01(\x02\x12\x1d\n\x15sequence_threat_score\x18\x0c \x01(\x02\x12\x1d\n\x15pattern_anomaly_score\x18\r \x01(\x02\x12\x1a\n\x12processing_time_ms\x18\x0e \x01(\r\"2\n\x15GetRiskProfileRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"O\n\x16GetRiskProfileResponse\x12\x35\n\x07profile\x18\x01 \x01(\x0b\x32$.behaviorguard.threat.v1.RiskProfile\"\x97\x02\n\x17ListThreatEventsRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x45\n\rminimum_level\x18\x02 \x01(\x0e\x32$.behaviorguard.threat.v1.ThreatLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\tpage_size\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"i\n\x18ListThreatEventsResponse\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.behaviorguard.threat.v1.ThreatEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x15GetThreatEventRequest\x12\x1a\n\x08\x65vent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"M\n\x16GetThreatEventResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.behaviorguard.threat.v1.ThreatEvent\"m\n\x14RecordVerdictRequest\x12\x1a\n\x08\x65vent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x39\n\x07verdict\x18\x02 \x01(\x0b\x32 .behaviorguard.threat.v1.VerdictB\x06\xbaH\x03\xc8\x01\x01\"L\n\x15RecordVerdictResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.behaviorguard.threat.v1.ThreatEvent\"B\n\x11StartTrialRequest\x12-\n\x05label\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9 ._-]{0,64}$\"i\n\x12StartTrialResponse\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x14\x45raseBehaviorRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\".\n\x15\x45raseBehaviorResponse\x12\x15\n\revents_erased\x18\x01 \x01(\x04*\x86\x01\n\x10ProcessingStatus\x12!\n\x1dPROCESSING_STATUS_UNSPECIFIED\x10\x00\x12)\n%PROCESSING_STATUS_QUEUED_FOR_MORPHEUS\x10\x01\x12$\n PROCESSING_STATUS_ALREADY_QUEUED\x10\x02\x32\x8e\x0f\n\rThreatService\x12\xde\x01\n\x0f\x41nalyzeRealtime\x12/.behaviorguard.threat.v1.AnalyzeRealtimeRequest\x1a\x30.behaviorguard.threat.v1.AnalyzeRealtimeResponse\"h\x8a\xe7\x18=\n\x07gateway\n\x06mobile\n\x08operator\x10\x02\x18\x02*\x1cScores one behavioural event\x82\xd3\xe4\x93\x02!\"\x1c/api/threat/analyze-realtime:\x01*\x12\xd5\x01\n\x0cStreamEvents\x12,.behaviorguard.threat.v1.StreamEventsRequest\x1a-.behaviorguard.threat.v1.StreamEventsResponse\"d\x8a\xe7\x18\x46\n\x07gateway\n\x06mobile\n\x08operator\x10\x02\x18\x02*%Scores a stream of behavioural events\x82\xd3\xe4\x93\x02\x14\x12\x12/api/threat/stream(\x01\x30\x01\x12\xbb\x01\n\x0bWatchAlerts\x12+.behaviorguard.threat.v1.WatchAlertsRequest\x1a,.behaviorguard.threat.v1.WatchAlertsResponse\"O\x8a\xe7\x18@\n\x07gateway\n\x06mobile\n\x08operator\n\nmonitoring\x10\x02\x18\x01*\x13\x46ollows alerts live\x82\xd3\xe4\x93\x02\x05\x12\x03/ws0\x01\x12\xe0\x01\n\x0eGetRiskProfile\x12..behaviorguard.threat.v1.GetRiskProfileRequest\x1a/.behaviorguard.threat.v1.GetRiskProfileResponse\"m\x8a\xe7\x18>\n\x07gateway\n\x06mobile\n\x08operator\x10\x02\x18\x01*\x1dReads a person\'s risk profile\x82\xd3\xe4\x93\x02%\x12#/api/threat/risk-profiles/{user_id}\x12\xc3\x01\n\x10ListThreatEvents\x12\x30.behaviorguard.threat.v1.ListThreatEventsRequest\x1a\x31.behaviorguard.threat.v1.ListThreatEventsResponse\"J\x8a\xe7\x18,\n\x07gateway\n\x08operator\x10\x03\x18\x01*\x13Lists scored events\x82\xd3\xe4\x93\x02\x14\x12\x12/api/threat/events\x12\xcb\x01\n\x0eGetThreatEvent\x12..behaviorguard.threat.v1.GetThreatEventRequest\x1a/.behaviorguard.threat.v1.GetThreatEventResponse\"X\x8a\xe7\x18/\n\x07gateway\n\x08operator\x10\x03\x18\x01*\x16Reads one scored event\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/threat/events/{event_id}\x12\xdb\x01\n\rRecordVerdict\x12-.behaviorguard.threat.v1.RecordVerdictRequest\x1a..behaviorguard.threat.v1.RecordVerdictResponse\"k\x8a\xe7\x18\x37\n\x07gateway\n\x08operator\x10\x03\x18\x03 \x01*\x1cRecords an analyst\'s verdict\x82\xd3\xe4\x93\x02*\"%/api/threat/events/{event_id}/verdict:\x01*\x12\xc7\x01\n\nStartTrial\x12*.behaviorguard.threat.v1.StartTrialRequest\x1a+.behaviorguard.threat.v1.StartTrialResponse\"`\x8a\xe7\x18?\n\x07gateway\n\x08operator\x10\x01\x18\x04*&Starts a trial with a throwaway person\x82\xd3\xe4\x93\x02\x17\"\x12/api/threat/trials:\x01*\x12\xe6\x01\n\rEraseBehavior\x12-.behaviorguard.threat.v1.EraseBehaviorRequest\x1a..behaviorguard.threat.v1.EraseBehaviorResponse\"v\x8a\xe7\x18G\n\x07gateway\n\x08operator\n\x08identity\x10\x02\x18\x03 \x01*\"Erases a person\'s behavioural data\x82\xd3\xe4\x93\x02%*#/api/threat/risk-profiles/{user_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,behaviorguard/threat/v1/threat_service.proto\x12\x17\x62\x65haviorguard.threat.v1\x1a!behaviorguard/api/v1/policy.proto\x1a&behaviorguard/threat/v1/behavior.proto\x1a$behaviorguard/threat/v1/threat.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x01\n\x16\x41nalyzeRealtimeRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x44\n\nevent_data\x18\x02 \x01(\x0b\x32(.behaviorguard.threat.v1.BehavioralEventB\x06\xbaH\x03\xc8\x01\x01\x12H\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x19\xbaH\x16\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\x87\xb5\xc3\x03\xc8\x01\x01\x12#\n\x0e\x63orrelation_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x8b\x01\n\x17\x41nalyzeRealtimeResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10preliminary_risk\x18\x02 \x01(\x02\x12\x44\n\x11processing_status\x18\x03 \x01(\x0e\x32).behaviorguard.threat.v1.ProcessingStatus\"]\n\x13StreamEventsRequest\x12\x46\n\x05\x65vent\x18\x01 \x01(\x0b\x32/.behaviorguard.threat.v1.AnalyzeRealtimeRequestB\x06\xbaH\x03\xc8\x01\x01\"\xa0\x01\n\x14StreamEventsResponse\x12\x44\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x30.behaviorguard.threat.v1.AnalyzeRealtimeResponseH\x00\x12\x38\n\x07refused\x18\x02 \x01(\x0b\x32%.behaviorguard.threat.v1.EventRefusalH\x00\x42\x08\n\x06result\"i\n\x0c\x45ventRefusal\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x18\n\x10suggested_action\x18\x05 \x01(\t\"\xbf\x01\n\x12WatchAlertsRequest\x12!\n\x08user_ids\x18\x01 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12\x45\n\rminimum_level\x18\x02 \x01(\x0e\x32$.behaviorguard.threat.v1.ThreatLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\nsession_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1e\n\x0cresume_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"k\n\x13WatchAlertsResponse\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x30\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\".behaviorguard.threat.v1.AlertData\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\xae\x03\n\tAlertData\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12:\n\x0cthreat_level\x18\x02 \x01(\x0e\x32$.behaviorguard.threat.v1.ThreatLevel\x12\x14\n\x0cthreat_score\x18\x03 \x01(\x02\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0frecommendations\x18\x05 \x03(\t\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12\x30\n\x07reasons\x18\t \x03(\x0b\x32\x1f.behaviorguard.threat.v1.Reason\x12\x15\n\rml_confidence\x18\n \x01(\x02\x12\x15\n\ranomaly_score\x18\x0b \x01(\x02\x12\x1d\n\x15sequence_threat_score\x18\x0c \x01(\x02\x12\x1d\n\x15pattern_anomaly_score\x18\r \x01(\x02\x12\x1a\n\x12processing_time_ms\x18\x0e \x01(\r\"2\n\x15GetRiskProfileRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"O\n\x16GetRiskProfileResponse\x12\x35\n\x07profile\x18\x01 \x01(\x0b\x32$.behaviorguard.threat.v1.RiskProfile\"\xc7\x02\n\x17ListThreatEventsRequest\x12\x1c\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x45\n\rminimum_level\x18\x02 \x01(\x0e\x32$.behaviorguard.threat.v1.ThreatLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x46\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\x87\xb5\xc3\x03\x12\x44\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\x1a\x06\x08\x80\xae\x99\xa4\x0f\x32\x06\x08\x80\x87\xb5\xc3\x03\x12\x1b\n\tpage_size\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"i\n\x18ListThreatEventsResponse\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.behaviorguard.threat.v1.ThreatEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x15GetThreatEventRequest\x12\x1a\n\x08\x65vent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"M\n\x16GetThreatEventResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.behaviorguard.threat.v1.ThreatEvent\"m\n\x14RecordVerdictRequest\x12\x1a\n\x08\x65vent_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x39\n\x07verdict\x18\x02 \x01(\x0b\x32 .behaviorguard.threat.v1.VerdictB\x06\xbaH\x03\xc8\x01\x01\"L\n\x15RecordVerdictResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.behaviorguard.threat.v1.ThreatEvent\"B\n\x11StartTrialRequest\x12-\n\x05label\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9 ._-]{0,64}$\"i\n\x12StartTrialResponse\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x14\x45raseBehaviorRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\".\n\x15\x45raseBehaviorResponse\x12\x15\n\revents_erased\x18\x01 \x01(\x04*\x86\x01\n\x10ProcessingStatus\x12!\n\x1dPROCESSING_STATUS_UNSPECIFIED\x10\x00\x12)\n%PROCESSING_STATUS_QUEUED_FOR_MORPHEUS\x10\x01\x12$\n PROCESSING_STATUS_ALREADY_QUEUED\x10\x02\x32\x8e\x0f\n\rThreatService\x12\xde\x01\n\x0f\x41nalyzeRealtime\x12/.behaviorguard.threat.v1.AnalyzeRealtimeRequest\x1a\x30.behaviorguard.threat.v1.AnalyzeRealtimeResponse\"h\x8a\xe7\x18=\n\x07gateway\n\x06mobile\n\x08operator\x10\x02\x18\x02*\x1cScores one behavioural event\x82\xd3\xe4\x93\x02!\"\x1c/api/threat/analyze-realtime:\x01*\x12\xd5\x01\n\x0cStreamEvents\x12,.behaviorguard.threat.v1.StreamEventsRequest\x1a-.behaviorguard.threat.v1.StreamEventsResponse\"d\x8a\xe7\x18\x46\n\x07gateway\n\x06mobile\n\x08operator\x10\x02\x18\x02*%Scores a stream of behavioural events\x82\xd3\xe4\x93\x02\x14\x12\x12/api/threat/stream(\x01\x30\x01\x12\xbb\x01\n\x0bWatchAlerts\x12+.behaviorguard.threat.v1.WatchAlertsRequest\x1a,.behaviorguard.threat.v1.WatchAlertsResponse\"O\x8a\xe7\x18@\n\x07gateway\n\x06mobile\n\x08operator\n\nmonitoring\x10\x02\x18\x01*\x13\x46ollows alerts live\x82\xd3\xe4\x93\x02\x05\x12\x03/ws0\x01\x12\xe0\x01\n\x0eGetRiskProfile\x12..behaviorguard.threat.v1.GetRiskProfileRequest\x1a/.behaviorguard.threat.v1.GetRiskProfileResponse\"m\x8a\xe7\x18>\n\x07gateway\n\x06mobile\n\x08operator\x10\x02\x18\x01*\x1dReads a person\'s risk profile\x82\xd3\xe4\x93\x02%\x12#/api/threat/risk-profiles/{user_id}\x12\xc3\x01\n\x10ListThreatEvents\x12\x30.behaviorguard.threat.v1.ListThreatEventsRequest\x1a\x31.behaviorguard.threat.v1.ListThreatEventsResponse\"J\x8a\xe7\x18,\n\x07gateway\n\x08operator\x10\x03\x18\x01*\x13Lists scored events\x82\xd3\xe4\x93\x02\x14\x12\x12/api/threat/events\x12\xcb\x01\n\x0eGetThreatEvent\x12..behaviorguard.threat.v1.GetThreatEventRequest\x1a/.behaviorguard.threat.v1.GetThreatEventResponse\"X\x8a\xe7\x18/\n\x07gateway\n\x08operator\x10\x03\x18\x01*\x16Reads one scored event\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/threat/events/{event_id}\x12\xdb\x01\n\rRecordVerdict\x12-.behaviorguard.threat.v1.RecordVerdictRequest\x1a..behaviorguard.threat.v1.RecordVerdictResponse\"k\x8a\xe7\x18\x37\n\x07gateway\n\x08operator\x10\x03\x18\x03 \x01*\x1cRecords an analyst\'s verdict\x82\xd3\xe4\x93\x02*\"%/api/threat/events/{event_id}/verdict:\x01*\x12\xc7\x01\n\nStartTrial\x12*.behaviorguard.threat.v1.StartTrialRequest\x1a+.behaviorguard.threat.v1.StartTrialResponse\"`\x8a\xe7\x18?\n\x07gateway\n\x08operator\x10\x01\x18\x04*&Starts a trial with a throwaway person\x82\xd3\xe4\x93\x02\x17\"\x12/api/threat/trials:\x01*\x12\xe6\x01\n\rEraseBehavior\x12-.behaviorguard.threat.v1.EraseBehaviorRequest\x1a..behaviorguard.threat.v1.EraseBehaviorResponse\"v\x8a\xe7\x18G\n\x07gateway\n\x08operator\n\x08identity\x10\x02\x18\x03 \x01*\"Erases a person\'s behavioural data\x82\xd3\xe4\x93\x02%*#/api/threat/risk-profiles/{user_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['event_data']._loaded_options = None
   _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['event_data']._serialized_options = b'\272H\003\310\001\001'
   _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['timestamp']._loaded_options = None
-  _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['timestamp']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['timestamp']._serialized_options = b'\272H\026\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\207\265\303\003\310\001\001'
   _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['correlation_id']._loaded_options = None
   _globals['_ANALYZEREALTIMEREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_STREAMEVENTSREQUEST'].fields_by_name['event']._loaded_options = None
@@ -61,6 +61,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['minimum_level']._loaded_options = None
   _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['minimum_level']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['start_time']._loaded_options = None
+  _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['start_time']._serialized_options = b'\272H\023\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\207\265\303\003'
+  _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['end_time']._loaded_options = None
+  _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['end_time']._serialized_options = b'\272H\023\262\001\020\032\006\010\200\256\231\244\0172\006\010\200\207\265\303\003'
   _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\364\003'
   _globals['_LISTTHREATEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -93,48 +97,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_THREATSERVICE'].methods_by_name['StartTrial']._serialized_options = b'\212\347\030?\n\007gateway\n\010operator\020\001\030\004*&Starts a trial with a throwaway person\202\323\344\223\002\027\"\022/api/threat/trials:\001*'
   _globals['_THREATSERVICE'].methods_by_name['EraseBehavior']._loaded_options = None
   _globals['_THREATSERVICE'].methods_by_name['EraseBehavior']._serialized_options = b'\212\347\030G\n\007gateway\n\010operator\n\010identity\020\002\030\003 \001*\"Erases a person\'s behavioural data\202\323\344\223\002%*#/api/threat/risk-profiles/{user_id}'
-  _globals['_PROCESSINGSTATUS']._serialized_start=2855
-  _globals['_PROCESSINGSTATUS']._serialized_end=2989
+  _globals['_PROCESSINGSTATUS']._serialized_start=2922
+  _globals['_PROCESSINGSTATUS']._serialized_end=3056
   _globals['_ANALYZEREALTIMEREQUEST']._serialized_start=279
-  _globals['_ANALYZEREALTIMEREQUEST']._serialized_end=492
-  _globals['_ANALYZEREALTIMERESPONSE']._serialized_start=495
-  _globals['_ANALYZEREALTIMERESPONSE']._serialized_end=634
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=636
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=729
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=732
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=892
-  _globals['_EVENTREFUSAL']._serialized_start=894
-  _globals['_EVENTREFUSAL']._serialized_end=999
-  _globals['_WATCHALERTSREQUEST']._serialized_start=1002
-  _globals['_WATCHALERTSREQUEST']._serialized_end=1193
-  _globals['_WATCHALERTSRESPONSE']._serialized_start=1195
-  _globals['_WATCHALERTSRESPONSE']._serialized_end=1302
-  _globals['_ALERTDATA']._serialized_start=1305
-  _globals['_ALERTDATA']._serialized_end=1735
-  _globals['_GETRISKPROFILEREQUEST']._serialized_start=1737
-  _globals['_GETRISKPROFILEREQUEST']._serialized_end=1787
-  _globals['_GETRISKPROFILERESPONSE']._serialized_start=1789
-  _globals['_GETRISKPROFILERESPONSE']._serialized_end=1868
-  _globals['_LISTTHREATEVENTSREQUEST']._serialized_start=1871
-  _globals['_LISTTHREATEVENTSREQUEST']._serialized_end=2150
-  _globals['_LISTTHREATEVENTSRESPONSE']._serialized_start=2152
-  _globals['_LISTTHREATEVENTSRESPONSE']._serialized_end=2257
-  _globals['_GETTHREATEVENTREQUEST']._serialized_start=2259
-  _globals['_GETTHREATEVENTREQUEST']._serialized_end=2310
-  _globals['_GETTHREATEVENTRESPONSE']._serialized_start=2312
-  _globals['_GETTHREATEVENTRESPONSE']._serialized_end=2389
-  _globals['_RECORDVERDICTREQUEST']._serialized_start=2391
-  _globals['_RECORDVERDICTREQUEST']._serialized_end=2500
-  _globals['_RECORDVERDICTRESPONSE']._serialized_start=2502
-  _globals['_RECORDVERDICTRESPONSE']._serialized_end=2578
-  _globals['_STARTTRIALREQUEST']._serialized_start=2580
-  _globals['_STARTTRIALREQUEST']._serialized_end=2646
-  _globals['_STARTTRIALRESPONSE']._serialized_start=2648
-  _globals['_STARTTRIALRESPONSE']._serialized_end=2753
-  _globals['_ERASEBEHAVIORREQUEST']._serialized_start=2755
-  _globals['_ERASEBEHAVIORREQUEST']._serialized_end=2804
-  _globals['_ERASEBEHAVIORRESPONSE']._serialized_start=2806
-  _globals['_ERASEBEHAVIORRESPONSE']._serialized_end=2852
-  _globals['_THREATSERVICE']._serialized_start=2992
-  _globals['_THREATSERVICE']._serialized_end=4926
+  _globals['_ANALYZEREALTIMEREQUEST']._serialized_end=511
+  _globals['_ANALYZEREALTIMERESPONSE']._serialized_start=514
+  _globals['_ANALYZEREALTIMERESPONSE']._serialized_end=653
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=655
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=748
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=751
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=911
+  _globals['_EVENTREFUSAL']._serialized_start=913
+  _globals['_EVENTREFUSAL']._serialized_end=1018
+  _globals['_WATCHALERTSREQUEST']._serialized_start=1021
+  _globals['_WATCHALERTSREQUEST']._serialized_end=1212
+  _globals['_WATCHALERTSRESPONSE']._serialized_start=1214
+  _globals['_WATCHALERTSRESPONSE']._serialized_end=1321
+  _globals['_ALERTDATA']._serialized_start=1324
+  _globals['_ALERTDATA']._serialized_end=1754
+  _globals['_GETRISKPROFILEREQUEST']._serialized_start=1756
+  _globals['_GETRISKPROFILEREQUEST']._serialized_end=1806
+  _globals['_GETRISKPROFILERESPONSE']._serialized_start=1808
+  _globals['_GETRISKPROFILERESPONSE']._serialized_end=1887
+  _globals['_LISTTHREATEVENTSREQUEST']._serialized_start=1890
+  _globals['_LISTTHREATEVENTSREQUEST']._serialized_end=2217
+  _globals['_LISTTHREATEVENTSRESPONSE']._serialized_start=2219
+  _globals['_LISTTHREATEVENTSRESPONSE']._serialized_end=2324
+  _globals['_GETTHREATEVENTREQUEST']._serialized_start=2326
+  _globals['_GETTHREATEVENTREQUEST']._serialized_end=2377
+  _globals['_GETTHREATEVENTRESPONSE']._serialized_start=2379
+  _globals['_GETTHREATEVENTRESPONSE']._serialized_end=2456
+  _globals['_RECORDVERDICTREQUEST']._serialized_start=2458
+  _globals['_RECORDVERDICTREQUEST']._serialized_end=2567
+  _globals['_RECORDVERDICTRESPONSE']._serialized_start=2569
+  _globals['_RECORDVERDICTRESPONSE']._serialized_end=2645
+  _globals['_STARTTRIALREQUEST']._serialized_start=2647
+  _globals['_STARTTRIALREQUEST']._serialized_end=2713
+  _globals['_STARTTRIALRESPONSE']._serialized_start=2715
+  _globals['_STARTTRIALRESPONSE']._serialized_end=2820
+  _globals['_ERASEBEHAVIORREQUEST']._serialized_start=2822
+  _globals['_ERASEBEHAVIORREQUEST']._serialized_end=2871
+  _globals['_ERASEBEHAVIORRESPONSE']._serialized_start=2873
+  _globals['_ERASEBEHAVIORRESPONSE']._serialized_end=2919
+  _globals['_THREATSERVICE']._serialized_start=3059
+  _globals['_THREATSERVICE']._serialized_end=4993
 # @@protoc_insertion_point(module_scope)
