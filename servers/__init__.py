@@ -1,0 +1,1 @@
+"""The servers of BehaviorGuard: one folder a service, all built of `servers.mesh`."""

@@ -1,0 +1,151 @@
+"""One way to refuse or fail: a reason from the contract, turned into `google.rpc.Status` with what the caller needs
+next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from behaviorguard.api.v1 import errors_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ErrorReason = errors_pb2.ErrorReason
+
+ERROR_DOMAIN: Final = "behaviorguard"
+"""`google.rpc.ErrorInfo.domain` of every error."""
+
+STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+"""Trailing metadata that carries the serialised `google.rpc.Status`."""
+
+_MAX_PROBLEMS: Final = 32  # an error must fit into gRPC's 8 KiB of metadata
+_MAX_TEXT: Final = 512
+
+# The codes that errors.proto documents beside each reason.
+_CODES: Final = {
+    ErrorReason.ERROR_REASON_UNSPECIFIED: grpc.StatusCode.UNKNOWN,
+    ErrorReason.ERROR_REASON_INVALID_FIELD: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_MALFORMED_BODY: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_UNKNOWN_CALLER: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorReason.ERROR_REASON_CALLER_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorReason.ERROR_REASON_SESSION_REQUIRED: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorReason.ERROR_REASON_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorReason.ERROR_REASON_UNKNOWN_USER: grpc.StatusCode.NOT_FOUND,
+    ErrorReason.ERROR_REASON_DUPLICATE_EVENT: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorReason.ERROR_REASON_CLOCK_SKEW: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_CIRCUIT_OPEN: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_INVALID_TOKEN: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ErrorReason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
+    ErrorReason.ERROR_REASON_NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    ErrorReason.ERROR_REASON_KEY_EXCHANGE_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorReason.ERROR_REASON_WRONG_STATE: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with one field of a request."""
+
+    field: str
+    """Path in the request: `event_data.behavioral_metrics.keystroke_dynamics[0].hold_ms`."""
+    description: str
+    """What is wrong, in words; never the value."""
+    reason: str = ""
+    """The rule that is broken, machine-readable: `STRING_UUID`."""
+
+
+class MeshError(Exception):
+    """A refusal or failure with a reason that the caller may know.
+
+    The text is shown to callers: it says what is wrong and never holds personal data, secrets or anything internal.
+    """
+
+    def __init__(
+        self,
+        reason: ErrorReason.ValueType,
+        message: str,
+        *,
+        fields: Sequence[FieldProblem] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.fields = tuple(fields)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The canonical status code, which follows from the reason."""
+        return status_code(self.reason)
+
+    @property
+    def suggested_action(self) -> str:
+        """What the caller should do next, from the contract."""
+        return suggested_action(self.reason)
+
+    @property
+    def reason_name(self) -> str:
+        """Name of the reason: `ERROR_REASON_INVALID_FIELD`."""
+        return ErrorReason.Name(self.reason)
+
+    def to_status(self, correlation_id: str) -> status_pb2.Status:
+        """The error as `google.rpc.Status` with its details."""
+        details: list[any_pb2.Any] = [
+            _pack(error_details_pb2.ErrorInfo(reason=self.reason_name, domain=ERROR_DOMAIN)),
+            _pack(error_details_pb2.RequestInfo(request_id=correlation_id)),
+            _pack(error_details_pb2.LocalizedMessage(locale="en", message=self.suggested_action)),
+        ]
+        if self.fields:
+            details.append(_pack(_bad_request(self.fields)))
+        if self.retry_after_s is not None:
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(int(self.retry_after_s * 1000))
+            details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        return status_pb2.Status(code=self.code.value[0], message=self.message[:_MAX_TEXT], details=details)
+
+
+def status_code(reason: ErrorReason.ValueType) -> grpc.StatusCode:
+    """The canonical status code of a reason, as errors.proto documents it."""
+    return _CODES[reason]
+
+
+@cache
+def suggested_action(reason: ErrorReason.ValueType) -> str:
+    """What the caller should do next: the contract's sentence for the reason."""
+    value = errors_pb2.DESCRIPTOR.enum_types_by_name["ErrorReason"].values_by_number[reason]
+    return str(value.GetOptions().Extensions[errors_pb2.suggested_action])
+
+
+def _bad_request(problems: Sequence[FieldProblem]) -> error_details_pb2.BadRequest:
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(
+                field=problem.field[:_MAX_TEXT], description=problem.description[:_MAX_TEXT], reason=problem.reason
+            )
+            for problem in problems[:_MAX_PROBLEMS]
+        ]
+    )
+
+
+def _pack(
+    detail: error_details_pb2.ErrorInfo
+    | error_details_pb2.RequestInfo
+    | error_details_pb2.LocalizedMessage
+    | error_details_pb2.BadRequest
+    | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
