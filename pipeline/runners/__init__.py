@@ -1,0 +1,1 @@
+"""What moves batches through the stages."""

@@ -1,0 +1,1 @@
+"""What outlives a batch: the recent steps of every user."""
