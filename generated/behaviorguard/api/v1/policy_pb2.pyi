@@ -116,6 +116,40 @@ SENSITIVITY_SECRET: Sensitivity.ValueType  # 3
 Global___Sensitivity: _TypeAlias = Sensitivity  # noqa: Y015
 
 @_typing.final
+class HttpField(_message.Message):
+    """Where a field travels in HTTP besides the JSON body. Only the gateway reads it; gRPC carries the field as usual."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_HEADER_FIELD_NUMBER: _builtins.int
+    RESPONSE_HEADER_FIELD_NUMBER: _builtins.int
+    RESPONSE_COOKIE_FIELD_NUMBER: _builtins.int
+    REQUEST_COOKIE_FIELD_NUMBER: _builtins.int
+    request_header: _builtins.str
+    """Request fields: the header whose value fills the field when path, query and body leave it unset."""
+    response_header: _builtins.str
+    """Answer fields: the header that repeats the field's value."""
+    response_cookie: _builtins.str
+    """Answer fields: the cookie (Secure, HttpOnly, SameSite=Strict) that carries the value. The body then leaves the field out."""
+    request_cookie: _builtins.str
+    """Request fields: the cookie whose value fills the field when path, query and body leave it unset."""
+    def __init__(
+        self,
+        *,
+        request_header: _builtins.str = ...,
+        response_header: _builtins.str = ...,
+        response_cookie: _builtins.str = ...,
+        request_cookie: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_cookie", b"request_cookie", "request_header", b"request_header", "response_cookie", b"response_cookie", "response_header", b"response_header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpField: _TypeAlias = HttpField  # noqa: Y015
+
+@_typing.final
 class MethodPolicy(_message.Message):
     """Who may call an RPC, on whose behalf, how often, and how the call is shown to an operator."""
 
@@ -126,6 +160,7 @@ class MethodPolicy(_message.Message):
     RATE_CLASS_FIELD_NUMBER: _builtins.int
     AUDITED_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    HTTP_STATUS_FIELD_NUMBER: _builtins.int
     scope: Global___Scope.ValueType
     """What the end user behind the caller must be, when the caller acts for one (the gateway always does)."""
     rate_class: Global___RateClass.ValueType
@@ -134,6 +169,8 @@ class MethodPolicy(_message.Message):
     """True when each call, allowed or refused, leaves an audit record."""
     summary: _builtins.str
     """One line in plain words for operators: dashboards, audit lists and `--help` show it."""
+    http_status: _builtins.int
+    """HTTP status of success; 0 means 200."""
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workload names that may call: the last path segment of the caller's SPIFFE URI
@@ -148,10 +185,11 @@ class MethodPolicy(_message.Message):
         rate_class: Global___RateClass.ValueType = ...,
         audited: _builtins.bool = ...,
         summary: _builtins.str = ...,
+        http_status: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited", b"audited", "callers", b"callers", "rate_class", b"rate_class", "scope", b"scope", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited", b"audited", "callers", b"callers", "http_status", b"http_status", "rate_class", b"rate_class", "scope", b"scope", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,7 +197,10 @@ Global___MethodPolicy: _TypeAlias = MethodPolicy  # noqa: Y015
 
 POLICY_FIELD_NUMBER: _builtins.int
 SENSITIVITY_FIELD_NUMBER: _builtins.int
+HTTP_FIELD_NUMBER: _builtins.int
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The RPC's policy. An RPC without one, or with no caller in it, is refused by every server (deny by default)."""
 sensitivity: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___Sensitivity.ValueType]
 """How the field's content must be treated outside the call itself. Unset means SENSITIVITY_PUBLIC."""
+http: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___HttpField]
+"""Where the field travels in HTTP besides the body. Unset means in the body (or path or query) alone."""
