@@ -1,0 +1,78 @@
+"""The command `behaviorguard`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "up": "infra.cli.stack:up",
+    "down": "infra.cli.stack:down",
+    "status": "infra.cli.stack:status",
+    "doctor": "infra.cli.doctor:doctor",
+    "serve": "infra.cli.stack:serve",
+    "replay": "infra.cli.replay:replay",
+    "watch": "infra.cli.watch:watch",
+    "evaluate": "infra.cli.evaluate:evaluate",
+    "bench": "infra.cli.bench:bench",
+}
+"""Where each command lives, in the order of `--help`. Nothing is imported before it is needed: `--help` stays fast."""
+SUMMARIES: Final[Mapping[str, str]] = {
+    "up": "Start everything in the background and return when it is healthy.",
+    "down": "Stop everything; data stays.",
+    "status": "Say what runs and how it is.",
+    "doctor": "Check this machine and say what to do.",
+    "serve": "Run one service in the foreground with the stack's settings.",
+    "replay": "Play recorded sessions into the running system.",
+    "watch": "Follow alerts live in the terminal.",
+    "evaluate": "Measure detection on recordings.",
+    "bench": "Measure speed.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; `--help` reads their summaries from the table above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the table's order, less those that are not installed."""
+        return [name for name, place in COMMANDS.items() if _exists(place.partition(":")[0])]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command, or return None when there is none of that name."""
+        place = COMMANDS.get(cmd_name)
+        if place is None or not _exists(place.partition(":")[0]):
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in self.list_commands(ctx)])
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="behaviorguard")
+def main() -> None:
+    """Notice within milliseconds when somebody else has taken over a session, and say why.
+
+    \b
+    Start here:
+      behaviorguard up          start everything, then open the address it prints
+      behaviorguard status      what runs, and how it is
+      behaviorguard down        stop; data stays
+
+    \b
+    Exit codes: 0 done; 1 failed, the message says what to do; 2 wrong usage; 3 not running, or not healthy.
+    """
