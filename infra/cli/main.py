@@ -11,29 +11,18 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-COMMANDS: Final[Mapping[str, str]] = {
-    "up": "infra.cli.stack:up",
-    "down": "infra.cli.stack:down",
-    "status": "infra.cli.stack:status",
-    "doctor": "infra.cli.doctor:doctor",
-    "serve": "infra.cli.stack:serve",
-    "replay": "infra.cli.replay:replay",
-    "watch": "infra.cli.watch:watch",
-    "evaluate": "infra.cli.evaluate:evaluate",
-    "bench": "infra.cli.bench:bench",
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "up": ("infra.cli.stack:up", "Start everything in the background and return when it is healthy."),
+    "down": ("infra.cli.stack:down", "Stop everything; data stays."),
+    "status": ("infra.cli.stack:status", "Say what runs and how it is."),
+    "doctor": ("infra.cli.doctor:doctor", "Check this machine and say what to do."),
+    "serve": ("infra.cli.stack:serve", "Run one service in the foreground with the stack's settings."),
+    "replay": ("infra.cli.replay:replay", "Play recorded sessions into the running system."),
+    "watch": ("infra.cli.watch:watch", "Follow alerts live in the terminal."),
+    "evaluate": ("infra.cli.evaluate:evaluate", "Measure detection on recordings."),
+    "bench": ("infra.cli.bench:bench", "Measure speed."),
 }
-"""Where each command lives, in the order of `--help`. Nothing is imported before it is needed: `--help` stays fast."""
-SUMMARIES: Final[Mapping[str, str]] = {
-    "up": "Start everything in the background and return when it is healthy.",
-    "down": "Stop everything; data stays.",
-    "status": "Say what runs and how it is.",
-    "doctor": "Check this machine and say what to do.",
-    "serve": "Run one service in the foreground with the stack's settings.",
-    "replay": "Play recorded sessions into the running system.",
-    "watch": "Follow alerts live in the terminal.",
-    "evaluate": "Measure detection on recordings.",
-    "bench": "Measure speed.",
-}
+"""Where each command lives and what it does, in the order of `--help`. Nothing is imported before it is needed."""
 
 
 class LazyGroup(click.Group):
@@ -41,12 +30,12 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the table's order, less those that are not installed."""
-        return [name for name, place in COMMANDS.items() if _exists(place.partition(":")[0])]
+        return [name for name, (place, _) in COMMANDS.items() if _exists(place)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command, or return None when there is none of that name."""
-        place = COMMANDS.get(cmd_name)
-        if place is None or not _exists(place.partition(":")[0]):
+        place, _ = COMMANDS.get(cmd_name, ("", ""))
+        if not place or not _exists(place):
             return None
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
@@ -54,12 +43,13 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
+        rows = [(name, COMMANDS[name][1]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
-            formatter.write_dl([(name, SUMMARIES[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl(rows)
 
 
-def _exists(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+def _exists(place: str) -> bool:
+    return importlib.util.find_spec(place.partition(":")[0]) is not None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -1,0 +1,1 @@
+"""What runs the system on one machine, and the tools around it; no production code imports it."""

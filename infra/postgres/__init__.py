@@ -1,0 +1,1 @@
+"""The databases' schemas and rights."""
