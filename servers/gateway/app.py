@@ -1,0 +1,155 @@
+"""Wiring: settings in, the gateway out."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
+
+from servers.gateway.admission import Admission, OperatorToken
+from servers.gateway.budgets import Budgets
+from servers.gateway.calls import Upstream
+from servers.gateway.contract import Operation, read_contract
+from servers.gateway.edge import Edge
+from servers.gateway.exchange import Frontier
+from servers.gateway.routes.health import HealthEndpoint, redis_check, service_check
+from servers.gateway.routes.pages import OpenApiEndpoint, Pages
+from servers.gateway.routes.rest import RestEndpoint
+from servers.gateway.routes.session import START_TRIAL, OpenTrialSession, SessionEndpoint
+from servers.gateway.routes.sockets import SocketCensus, SocketEndpoint
+from servers.gateway.sessions import SessionStore
+from servers.gateway.transcoding import Codec
+from servers.mesh.channels import open_channel
+from servers.mesh.health import HealthMonitor
+from servers.mesh.tasks import TaskOwner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from grpc import aio
+    from starlette.types import ASGIApp
+
+    from servers.gateway.settings import GatewaySettings
+
+_REDIS_SECONDS = 1.0
+_REDIS_CONNECTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway whose parts are open."""
+
+    app: ASGIApp
+    """The ASGI application."""
+    tasks: TaskOwner
+    """Owns the background work; its failure ends the process."""
+    health: HealthMonitor
+    """Knows whether the gateway can do its work."""
+
+
+@asynccontextmanager
+async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """Opens everything that the gateway needs, and closes it again.
+
+    Raises:
+        ContractError, ValueError, OSError: the settings do not fit the contract or the files.
+    """
+    async with AsyncExitStack() as stack:
+        redis = _open_redis(settings)
+        stack.push_async_callback(redis.aclose)
+        channels: dict[str, aio.Channel] = {}
+        for service, (workload, target) in settings.upstreams.items():
+            channels[service] = open_channel(settings, target, workload)
+            stack.push_async_callback(channels[service].close)
+        checks = [redis_check(redis)]
+        for service, channel in channels.items():
+            checks.append(service_check(settings.upstreams[service][0], service, channel))
+        health = HealthMonitor(settings.service_name, checks, interval_seconds=settings.health_interval_seconds)
+        tasks = await stack.enter_async_context(TaskOwner())
+        tasks.start("health", health.watch)
+        yield Gateway(build_app(settings, redis, channels, health), tasks, health)
+
+
+def _open_redis(settings: GatewaySettings) -> Redis:
+    """Requests wait for a free connection, for as long as they would wait for an answer."""
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=_REDIS_CONNECTIONS,
+        timeout=_REDIS_SECONDS,
+        socket_timeout=_REDIS_SECONDS,
+        socket_connect_timeout=_REDIS_SECONDS,
+    )
+    return Redis.from_pool(pool)
+
+
+def build_app(
+    settings: GatewaySettings, redis: Redis, channels: Mapping[str, aio.Channel], health: HealthMonitor
+) -> ASGIApp:
+    """The ASGI application over open parts.
+
+    Args:
+        settings: the gateway's settings.
+        redis: the main Redis.
+        channels: full name of each service that runs, to its channel.
+        health: reported at /healthz.
+    """
+    frontier = Frontier(
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+        # Equal in all gateways that share a certificate, unknown to whoever reads the store.
+        digest_key=hashlib.sha256(settings.tls_key.read_bytes()).digest(),
+    )
+    sessions = SessionStore(redis)
+    admission = Admission(
+        frontier,
+        sessions,
+        Budgets(redis, settings.global_budget_factor),
+        OperatorToken.read(settings.operator_token_file),
+        settings.organization_id,
+    )
+    secure = settings.secure_cookies
+    session = SessionEndpoint(frontier, admission, sessions, secure_cookies=secure)
+    openapi, probe = OpenApiEndpoint(settings.openapi_file), HealthEndpoint(health)
+    routes: list[BaseRoute] = [
+        *_contract_routes(
+            settings, channels, admission, OpenTrialSession(sessions, settings.organization_id, secure_cookies=secure)
+        ),
+        Route("/api/session", session, methods=["GET", "DELETE"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+        *(Route(path, probe, methods=["GET"]) for path in ("/healthz", "/healthz/live", "/healthz/ready")),
+        Mount("/", Pages(settings.web_root)),
+    ]
+    return Edge(Router(routes, redirect_slashes=False), frontier, max_requests=settings.max_requests)
+
+
+def _contract_routes(
+    settings: GatewaySettings,
+    channels: Mapping[str, aio.Channel],
+    admission: Admission,
+    open_trial: OpenTrialSession,
+) -> list[BaseRoute]:
+    codec = Codec()
+    census = SocketCensus(total=settings.max_sockets, each=settings.sockets_per_session)
+
+    def route(operation: Operation) -> BaseRoute:
+        upstream = Upstream(channels[operation.service], operation, call_seconds=settings.call_seconds)
+        if operation.is_socket:
+            socket = SocketEndpoint(operation, upstream, admission, codec, census, settings)
+            return WebSocketRoute(operation.path, socket)
+        rest = RestEndpoint(
+            operation,
+            upstream,
+            admission,
+            codec,
+            max_body_bytes=settings.max_body_bytes,
+            body_seconds=settings.body_seconds,
+            after=open_trial if operation.rpc == START_TRIAL else None,
+        )
+        return Route(operation.path, rest, methods=[operation.verb])
+
+    return [route(operation) for operation in read_contract(settings.descriptors_file, set(channels))]

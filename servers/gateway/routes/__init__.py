@@ -1,0 +1,1 @@
+"""The gateway's routes: contract RPCs over REST and WebSocket, the session, health, pages."""

@@ -1,0 +1,79 @@
+"""The HTTP server around the application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from servers.gateway.app import Gateway, open_gateway
+
+if TYPE_CHECKING:
+    from servers.gateway.settings import GatewaySettings
+
+_log = logging.getLogger(__name__)
+_BACKLOG = 2048
+
+
+class GatewayServer:
+    """Serves one gateway on one socket until it is told to stop or a background task dies."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._socket = socket.create_server((settings.host, settings.port), backlog=_BACKLOG)
+        self._server: uvicorn.Server | None = None
+        self._stopping = False
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; clients that come before it serves wait."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    async def serve(self) -> int:
+        """Serves until a signal or `stop`; returns the exit status."""
+        async with open_gateway(self._settings) as gateway:
+            self._server = uvicorn.Server(self._config(gateway))
+            self._server.should_exit = self._stopping
+            watchdog = asyncio.create_task(self._watch(gateway), name="watchdog")
+            try:
+                await self._server.serve(sockets=[self._socket])
+            finally:
+                watchdog.cancel()
+            return 1 if gateway.tasks.failure is not None else 0
+
+    def stop(self) -> None:
+        """Lets requests in progress finish, closes sockets, then returns from `serve`."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def _watch(self, gateway: Gateway) -> None:
+        await gateway.tasks.failed()
+        self.stop()
+
+    def _config(self, gateway: Gateway) -> uvicorn.Config:
+        settings = self._settings
+        return uvicorn.Config(
+            gateway.app,
+            loop="none",
+            http="httptools",
+            ws="websockets-sansio",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,  # the edge writes its own line, without addresses and queries
+            proxy_headers=False,  # the frontier reads them, from trusted proxies alone
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(settings.drain_seconds),
+            ws_max_size=settings.max_frame_bytes,
+            ws_ping_interval=settings.socket_ping_seconds,
+            ws_ping_timeout=settings.socket_ping_seconds,
+            ws_per_message_deflate=False,  # frames are small, and compression of secrets beside chosen text leaks them
+            ssl_certfile=settings.http_tls_cert,
+            ssl_keyfile=settings.http_tls_key,
+        )
