@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Scalar: TypeAlias = Callable[[object], Any]
 
 _DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})", re.ASCII)
-_FLOAT_MAX: Final = 3.4028234663852886e38
+_FLOAT_MAX: Final = 3.4028235677973362e38  # the largest double that still rounds to a finite 32-bit float
 _INTEGER_RANGES: Final = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),

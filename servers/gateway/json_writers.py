@@ -20,7 +20,7 @@ Writer: TypeAlias = Callable[[Any], Any]
 # Finds the writer for a message type.
 WriteFrom: TypeAlias = Callable[[Descriptor], Writer]
 
-_FLOAT_MAX: Final = 3.4028234663852886e38
+_FLOAT_MAX: Final = 3.4028235677973362e38  # the largest double that still rounds to a finite 32-bit float
 _WIDE: Final = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 _PACK: Final = struct.Struct("<f")
 

@@ -24,7 +24,7 @@ _ASK_AGAIN: Final = "no-cache"
 
 
 class Pages(StaticFiles):
-    """Files of the built pages. What carries a hash in its name never changes; the rest is asked for again each time."""
+    """Files of the built pages. What carries a hash in its name never changes; the rest is asked for again."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(directory=root, html=True, check_dir=False)

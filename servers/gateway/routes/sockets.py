@@ -1,8 +1,8 @@
 """Streams of the contract over WebSocket.
 
 The first frame of a socket is the request of a server-streaming RPC, as JSON; each frame of a socket on a bidirectional
-RPC is one of its requests. Every answer is one frame. A socket that fails is closed with 4000 + the gRPC status code and a
-short reason, so that a page can tell what happened.
+RPC is one of its requests. Every answer is one frame. A socket that fails is closed with 4000 + the gRPC code and
+a short reason, so that a page can tell what happened.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class SocketEndpoint:
         return request
 
     async def _pump(self, call: AsyncIterator[Message], socket: _Socket) -> None:
-        """Hands answers on. Each send is awaited, so that a slow reader slows the service through gRPC's flow control."""
+        """Hands answers on. Each send is awaited, so that a slow reader slows the service (gRPC's flow control)."""
         async for answer in call:
             await socket.send(self._codec.encode(answer))
 
