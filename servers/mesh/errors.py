@@ -23,8 +23,9 @@ ERROR_DOMAIN: Final = "behaviorguard"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 """Trailing metadata that carries the serialised `google.rpc.Status`."""
 
-_MAX_PROBLEMS: Final = 32  # an error must fit into gRPC's 8 KiB of metadata
-_MAX_TEXT: Final = 512
+# An error must fit into gRPC's 8 KiB of metadata, in base64 and with its other details.
+_MAX_TEXT: Final = 300
+_MAX_PROBLEMS_TEXT: Final = 3000
 
 # The codes that errors.proto documents beside each reason.
 _CODES: Final = {
@@ -129,14 +130,15 @@ def suggested_action(reason: ErrorReason.ValueType) -> str:
 
 
 def _bad_request(problems: Sequence[FieldProblem]) -> error_details_pb2.BadRequest:
-    return error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(
-                field=problem.field[:_MAX_TEXT], description=problem.description[:_MAX_TEXT], reason=problem.reason
-            )
-            for problem in problems[:_MAX_PROBLEMS]
-        ]
-    )
+    answer = error_details_pb2.BadRequest()
+    room = _MAX_PROBLEMS_TEXT
+    for problem in problems:
+        path, description = problem.field[:_MAX_TEXT], problem.description[:_MAX_TEXT]
+        room -= len(path) + len(description) + len(problem.reason)
+        if room < 0:
+            break
+        answer.field_violations.add(field=path, description=description, reason=problem.reason)
+    return answer
 
 
 def _pack(

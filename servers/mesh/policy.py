@@ -1,0 +1,198 @@
+"""May this call happen? Decided by what the RPC's contract declares, and by nothing else.
+
+The rule, in the order in which it is applied:
+
+1. An RPC whose contract declares no policy, or one without callers, is refused.
+2. The calling workload must be one of the declared callers.
+3. A workload that acts for nobody passes (the operator's command line, a service at its own work). The gateway passes
+so only where the
+   contract asks for no person (SCOPE_ANONYMOUS) or speaks of workloads only (SCOPE_UNSPECIFIED); elsewhere a session
+   is required.
+4. A call for a person needs the declared scope or a higher one (self < analyst < admin); an RPC for workloads only is
+refused.
+5. Where the scope is SCOPE_SELF, every string field named `user_id` or `user_ids`, at any depth of the request, must
+be empty or name the
+   person themself. Two exceptions: analysts and administrators may name others in reads (RATE_CLASS_READ),
+   administrators also in changes
+   (RATE_CLASS_WRITE, RATE_CLASS_CRITICAL). Behaviour (RATE_CLASS_STREAM) can be reported for oneself only.
+   An empty field means "whatever I may see": the method narrows it with `CallContext.only_user_id`.
+6. Every string field named `organization_id` must be empty or name the person's own organisation, whatever their scope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from behaviorguard.api.v1 import policy_pb2
+from google.protobuf import descriptor_pool
+
+from servers.mesh.context import GATEWAY, EndUser, Scope
+from servers.mesh.errors import ErrorReason, MeshError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+    from google.protobuf.message import Message
+
+RateClass = policy_pb2.RateClass
+
+# Calls a minute, as policy.proto documents them.
+_BUDGETS: Final = {
+    RateClass.RATE_CLASS_UNSPECIFIED: 600,
+    RateClass.RATE_CLASS_READ: 600,
+    RateClass.RATE_CLASS_STREAM: 6000,
+    RateClass.RATE_CLASS_WRITE: 120,
+    RateClass.RATE_CLASS_CRITICAL: 30,
+}
+_READS: Final = (RateClass.RATE_CLASS_UNSPECIFIED, RateClass.RATE_CLASS_READ)
+_MAX_DEPTH: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NamedIds:
+    """Where a request names people or organisations."""
+
+    getters: tuple[Callable[[Message], Iterator[str]], ...]
+
+    def all_are(self, message: Message, own: str) -> bool:
+        """True when every id in the message is empty or `own`."""
+        return all(value in ("", own) for getter in self.getters for value in getter(message))
+
+    def first(self, message: Message) -> str:
+        """The first id that the message names, or an empty string."""
+        return next((value for getter in self.getters for value in getter(message) if value), "")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPolicy:
+    """What an RPC's contract declares, ready to be applied."""
+
+    callers: frozenset[str]
+    scope: Scope.ValueType
+    rate_class: RateClass.ValueType
+    audited: bool
+    users: NamedIds
+    organizations: NamedIds
+
+    @property
+    def budget(self) -> int:
+        """Calls a minute for one person."""
+        return _BUDGETS[self.rate_class]
+
+
+def read_policies(service: str) -> dict[str, MethodPolicy]:
+    """The policies of a service's RPCs by full method name (`/package.Service/Method`); an RPC without one is left out.
+
+    Raises:
+        LookupError: the contract knows no such service.
+    """
+    try:
+        descriptor = descriptor_pool.Default().FindServiceByName(service)
+    except KeyError as error:
+        raise LookupError(f"no service {service!r} in the contract: import its generated module") from error
+    found = ((f"/{service}/{method.name}", _read(method)) for method in descriptor.methods)
+    return {name: policy for name, policy in found if policy is not None}
+
+
+def reads(method: MethodDescriptor) -> bool:
+    """True when the contract says that the RPC only reads."""
+    options = method.GetOptions()
+    return options.HasExtension(policy_pb2.policy) and options.Extensions[policy_pb2.policy].rate_class in _READS
+
+
+def authorize(policy: MethodPolicy | None, caller: str, person: EndUser | None) -> None:
+    """Apply rules 1 to 4.
+
+    Raises:
+        MeshError: CALLER_NOT_ALLOWED, SESSION_REQUIRED or SCOPE_NOT_ALLOWED.
+    """
+    if policy is None or caller not in policy.callers:
+        raise MeshError(
+            ErrorReason.ERROR_REASON_CALLER_NOT_ALLOWED, f"the contract does not let {caller!r} call this RPC"
+        )
+    if person is None:
+        if caller == GATEWAY and policy.scope not in (Scope.SCOPE_UNSPECIFIED, Scope.SCOPE_ANONYMOUS):
+            raise MeshError(ErrorReason.ERROR_REASON_SESSION_REQUIRED, "this needs somebody who is signed in")
+        return
+    if policy.scope == Scope.SCOPE_UNSPECIFIED or person.scope < policy.scope:
+        raise MeshError(ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "your role does not allow this")
+
+
+def authorize_message(policy: MethodPolicy, person: EndUser | None, message: Message) -> None:
+    """Apply rules 5 and 6 to one request message.
+
+    Raises:
+        MeshError: SCOPE_NOT_ALLOWED.
+    """
+    if person is None:
+        return
+    own_only = policy.scope == Scope.SCOPE_SELF and not _may_name_others(policy, person)
+    if own_only and not policy.users.all_are(message, person.user_id):
+        raise MeshError(ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "the request names another person")
+    if not policy.organizations.all_are(message, person.organization_id):
+        raise MeshError(ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "the request names another organisation")
+
+
+def _may_name_others(policy: MethodPolicy, person: EndUser) -> bool:
+    if policy.rate_class in _READS:
+        return person.scope >= Scope.SCOPE_ANALYST
+    return policy.rate_class != RateClass.RATE_CLASS_STREAM and person.scope >= Scope.SCOPE_ADMIN
+
+
+def _read(method: MethodDescriptor) -> MethodPolicy | None:
+    options = method.GetOptions()
+    if not options.HasExtension(policy_pb2.policy):
+        return None
+    declared = options.Extensions[policy_pb2.policy]
+    return MethodPolicy(
+        callers=frozenset(declared.callers),
+        scope=declared.scope,
+        rate_class=declared.rate_class,
+        audited=declared.audited,
+        users=NamedIds(tuple(_getters(method.input_type, ("user_id", "user_ids"), (), False, ()))),
+        organizations=NamedIds(tuple(_getters(method.input_type, ("organization_id",), (), False, ()))),
+    )
+
+
+def _getters(
+    message: Descriptor, names: tuple[str, ...], path: tuple[str, ...], nested: bool, above: tuple[str, ...]
+) -> Iterator[Callable[[Message], Iterator[str]]]:
+    """Readers of all string fields called one of `names`, at any depth; `nested`: a repeated field is on the way."""
+    for field in message.fields:
+        here = (*path, field.name)
+        repeated = field.is_repeated
+        if field.name in names and field.type == field.TYPE_STRING:
+            yield _walker(here) if nested else _reader(here, repeated=repeated)
+        elif field.message_type is not None and not _is_map(field):
+            deeper = field.message_type
+            if (
+                deeper.full_name not in above
+                and len(above) < _MAX_DEPTH
+                and deeper.full_name.startswith("behaviorguard.")
+            ):
+                yield from _getters(deeper, names, here, nested or repeated, (*above, deeper.full_name))
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _reader(path: tuple[str, ...], *, repeated: bool) -> Callable[[Message], Iterator[str]]:
+    get = attrgetter(".".join(path))
+    return (lambda message: iter(get(message))) if repeated else (lambda message: iter((get(message),)))
+
+
+def _walker(path: tuple[str, ...]) -> Callable[[Message], Iterator[str]]:
+    def walk(value: object, rest: tuple[str, ...]) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif not rest or not hasattr(value, rest[0]):
+            for item in value:  # type: ignore[attr-defined]  # a repeated field
+                yield from walk(item, rest)
+        else:
+            yield from walk(getattr(value, rest[0]), rest[1:])
+
+    return lambda message: walk(message, path)
