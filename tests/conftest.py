@@ -2,7 +2,7 @@
 
 Nothing is shared between pytest-xdist's workers, so tests need no order among themselves.
 
-* `postgres_dsn`: a freshly migrated main database, as its owner; `threat_dsn`: the same database as the threat service's role.
+* `postgres_dsn`: a freshly migrated main database, as its owner; `threat_dsn`: the same one as the threat service.
 * `quantum_dsn`: a freshly migrated quantum database, as its owner.
 * `redis_url`: an empty database of a Valkey server.
 * `kafka_bootstrap`: a broker of the module's own with the document's topics.

@@ -147,7 +147,7 @@ Exit codes: 0 nothing runs any more (or nothing ran); 1 something could not be s
 )
 @click.option("--erase", is_flag=True, help="Erase everything in the data folder afterwards.")
 @click.option("--yes", is_flag=True, help="Do not ask before erasing.")
-def down(erase: bool, yes: bool) -> None:  # noqa: FBT001 - click gives flags by name
+def down(erase: bool, yes: bool) -> None:
     """Stop everything; data stays."""
     settings = StackSettings()
     if erase and not yes:
@@ -188,7 +188,17 @@ def _erase(settings: StackSettings) -> None:
     account = unprivileged_account()
     for name in ("postgres-main", "postgres-quantum"):
         shutil.rmtree(reachable_folder(account, settings.data / name), ignore_errors=True)
-    for part in ("postgres-main", "postgres-quantum", "redis-main", "redis-quantum", "kafka", "pki", "secrets", "run", "logs"):
+    for part in (
+        "postgres-main",
+        "postgres-quantum",
+        "redis-main",
+        "redis-quantum",
+        "kafka",
+        "pki",
+        "secrets",
+        "run",
+        "logs",
+    ):
         shutil.rmtree(settings.data / part, ignore_errors=True)
 
 
@@ -201,7 +211,7 @@ Examples:
 Exit codes: 0 everything is healthy; 3 it does not run, or something is not healthy."""
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(as_json: bool) -> None:  # noqa: FBT001 - click gives flags by name
+def status(as_json: bool) -> None:
     """Say what runs and how it is."""
     settings = StackSettings()
     running = is_supervised(settings.run)
@@ -210,7 +220,12 @@ def status(as_json: bool) -> None:  # noqa: FBT001 - click gives flags by name
     if not running and found.phase in {"starting", "running", "stopping"}:
         found.phase = "stopped"
     if as_json:
-        values = {"running": running, "healthy": running and found.healthy, **asdict(found), "left_behind": sorted(left.values())}
+        values = {
+            "running": running,
+            "healthy": running and found.healthy,
+            **asdict(found),
+            "left_behind": sorted(left.values()),
+        }
         click.echo(json.dumps(values, indent=1))
     else:
         _print_status(Console(highlight=False), settings, found, running=running, left=left)

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ConfigSource, NewTopic, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package re-exports these without __all__
+    AdminClient,
+    ConfigResource,
+    ConfigSource,
+    NewTopic,
+    ResourceType,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +24,7 @@ ANSWER_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as the document specifies it. `retention_ms` in milliseconds, `max_message_bytes` in bytes (None: the broker's own)."""
+    """A topic as the document specifies it: times in milliseconds, sizes in bytes; None leaves the broker's default."""
 
     name: str
     partitions: int
@@ -47,7 +53,9 @@ THREAT_TOPICS = (
 
 
 def ensure_topics(bootstrap: str, topics: Sequence[Topic] = THREAT_TOPICS) -> list[str]:
-    """Create what is missing and return how existing topics differ from what is wanted, one sentence each; nothing is changed.
+    """Create what is missing; return how existing topics differ from what is wanted, one sentence each.
+
+    What exists is never changed.
 
     Args:
         bootstrap: the broker's `host:port`.

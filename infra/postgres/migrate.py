@@ -1,4 +1,4 @@
-"""Schema migrations: numbered SQL files, applied in order, each once and in a transaction of its own, never edited afterwards."""
+"""Schema migrations: numbered SQL files, applied in order, each once, in its own transaction, and never edited."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -58,8 +57,10 @@ def migrate(dsn: str, database: str, folder: Path | None = None) -> list[str]:
         folder: where the files are; the package's own by default.
 
     Raises:
-        StackError: an applied file was changed or is gone, or the database is newer than this code; nothing is applied then.
-        psycopg.Error: the database is away or refuses a statement; the migration that failed is rolled back, those before it stay.
+        StackError: an applied file was changed or is gone, or the database is newer than this code; nothing is
+            applied then.
+        psycopg.Error: the database is away or refuses a statement; the migration that failed is rolled back, those
+            before it stay.
     """
     migrations = load_migrations(folder or FOLDER / database)
     applied = []
@@ -83,8 +84,7 @@ def migrate(dsn: str, database: str, folder: Path | None = None) -> list[str]:
         _check_history(migrations, known, database)
         for migration in migrations[len(known) :]:
             with connection.transaction():
-                # The text is a file of this package, not input: LiteralString is what it is in spirit.
-                connection.execute(cast("LiteralString", migration.sql))
+                connection.execute(migration.sql.encode())  # a file of this package, not input
                 connection.execute(
                     "INSERT INTO public.schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
                     (migration.number, migration.name, migration.checksum),

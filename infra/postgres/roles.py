@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, LiteralString, cast
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
@@ -34,7 +34,7 @@ def ensure_roles(dsn: str, database: str, password_of: Callable[[str], str]) -> 
     """
     with psycopg.connect(dsn, connect_timeout=10, application_name="behaviorguard-roles") as connection:
         connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
-        # Roles belong to the whole server: two databases of one server must not create them at the same moment.
+        # Two starters of one database set its roles one after the other.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
         known = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
         for role in ROLES[database]:
@@ -44,5 +44,4 @@ def ensure_roles(dsn: str, database: str, password_of: Callable[[str], str]) -> 
                     verb, sql.Identifier(role), sql.Literal(password_of(role))
                 )
             )
-        # The text is a file of this package, not input.
-        connection.execute(cast("LiteralString", (PRIVILEGES / f"{database}.sql").read_text(encoding="utf-8")))
+        connection.execute((PRIVILEGES / f"{database}.sql").read_bytes())  # a file of this package, not input

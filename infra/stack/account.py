@@ -1,4 +1,4 @@
-"""Whom PostgreSQL runs as when we are root, which it refuses: an ordinary account, in folders that this account can reach."""
+"""Whom PostgreSQL runs as when we are root, which it refuses: an ordinary account, in folders that it can reach."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unprivileged_account() -> Account | None:
 
 
 def can_enter(account: Account, folder: Path) -> bool:
-    """Tell whether the account may pass through every folder on the way to `folder`, itself included, by owner, group and mode."""
+    """Tell whether the account may pass through every folder on the way to `folder`, itself included."""
     for part in [folder, *folder.parents]:
         if not part.exists():
             continue
@@ -81,7 +81,7 @@ def own_folder(account: Account | None, folder: Path) -> None:
 def reachable_copy(
     account: Account | None, parts: list[Path], version: str, system_folder: Path = SYSTEM_FOLDER
 ) -> list[Path]:
-    """Return `parts` (folders that lie beside each other), or readable copies of them when the account cannot reach them.
+    """Return `parts` (folders beside each other), or readable copies of them when the account cannot reach them.
 
     A copy is made once a version and replaced as a whole, so that a broken-off copy is never used.
     """

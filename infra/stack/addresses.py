@@ -40,7 +40,8 @@ def addresses(settings: StackSettings) -> Addresses:
         if external is not None:
             return dict.fromkeys(roles, external)
         return {
-            role: f"postgresql://{role}:{password(settings.secrets, role)}@{LOOPBACK}:{port}/{DATABASE}" for role in roles
+            role: f"postgresql://{role}:{password(settings.secrets, role)}@{LOOPBACK}:{port}/{DATABASE}"
+            for role in roles
         }
 
     def cache(name: str, external: str | None, port: int) -> str:

@@ -23,7 +23,7 @@ def serves_grpc(port: int, who: Identity, seconds: float = ANSWER_SECONDS) -> bo
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(f"{LOOPBACK}:{port}", credentials, options) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
+            answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]  # made at run time
                 health_pb2.HealthCheckRequest(), timeout=seconds, wait_for_ready=False
             )
         except grpc.RpcError:

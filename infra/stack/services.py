@@ -1,4 +1,4 @@
-"""The table of our own services: what each runs, needs and listens on. A service that is not written yet is not in it."""
+"""The table of our services: what each runs, needs and listens on. A service that is not written yet is not in it."""
 
 from __future__ import annotations
 

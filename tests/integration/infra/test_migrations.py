@@ -1,10 +1,9 @@
-"""The schemas of the document, applied once, protected against later edits, with no more rights than a service needs."""
+"""The schemas of the document: applied once, protected against later edits, with no more rights than needed."""
 
 from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,10 +14,13 @@ from infra.stack.errors import StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import DatabaseServer
 
 ORGANIZATION = "00000000-0000-4000-8000-000000000001"
+STORE_EVENT = """INSERT INTO ai_services.threat_events (user_id, organization_id, threat_score, threat_level)
+                 VALUES (%s, %s, 0.1, 'normal')"""
 
 
 @pytest.fixture
@@ -31,12 +33,11 @@ def empty_dsn(database_server: DatabaseServer) -> Iterator[str]:
 
 
 def a_person(dsn: str, *, trial: bool = False) -> str:
-    expiry = "now() + interval '1 hour'" if trial else "NULL"
     with psycopg.connect(dsn) as connection:
         row = connection.execute(
-            f"""INSERT INTO behaviorguard.users (email, organization_id, trial_expires_at)
-                VALUES (%s, %s, {expiry}) RETURNING user_id""",
-            (f"{uuid.uuid4()}@example.org", ORGANIZATION),
+            """INSERT INTO behaviorguard.users (email, organization_id, trial_expires_at)
+               VALUES (%s, %s, %s) RETURNING user_id""",
+            (f"{uuid.uuid4()}@example.org", ORGANIZATION, "2100-01-01T00:00:00Z" if trial else None),
         ).fetchone()
     assert row is not None
     return str(row[0])
@@ -97,7 +98,8 @@ def test_misnumbered_files_are_refused(tmp_path: Path, names: list[str]) -> None
 def test_the_documents_main_schema_is_there(postgres_dsn: str) -> None:
     with psycopg.connect(postgres_dsn) as connection:
         tables = connection.execute(
-            "SELECT table_schema || '.' || table_name FROM information_schema.tables WHERE table_schema IN ('behaviorguard', 'ai_services')"
+            """SELECT table_schema || '.' || table_name FROM information_schema.tables
+               WHERE table_schema IN ('behaviorguard', 'ai_services')"""
         ).fetchall()
         indexes = connection.execute("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx%'").fetchall()
         levels = connection.execute("SELECT enum_range(NULL::threat_level_enum)::text").fetchone()
@@ -118,15 +120,20 @@ def test_the_documents_main_schema_is_there(postgres_dsn: str) -> None:
 
 def test_the_documents_quantum_schema_is_there(quantum_dsn: str) -> None:
     with psycopg.connect(quantum_dsn) as connection:
-        for table in (
-            "quantum_keys.quantum_key_store",
-            "quantum_audit.quantum_operations_log",
-            "quantum_security.security_events",
-        ):
-            assert connection.execute("SELECT count(*) FROM " + table).fetchone() == (0,)
+        tables = {
+            f"{schema}.{name}"
+            for schema, name in connection.execute(
+                "SELECT schemaname, tablename FROM pg_tables WHERE schemaname LIKE 'quantum%'"
+            )
+        }
         indexes = {
             name for (name,) in connection.execute("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx%'")
         }
+    assert tables == {
+        "quantum_keys.quantum_key_store",
+        "quantum_audit.quantum_operations_log",
+        "quantum_security.security_events",
+    }
     assert {
         "idx_quantum_keys_org_type_status",
         "idx_quantum_keys_expires_at",
@@ -140,17 +147,14 @@ def test_a_row_cannot_join_one_tenants_event_to_anothers_person(postgres_dsn: st
     person = a_person(postgres_dsn)
     with psycopg.connect(postgres_dsn) as connection, pytest.raises(psycopg.errors.ForeignKeyViolation):
         connection.execute(
-            "INSERT INTO ai_services.threat_events (user_id, organization_id, threat_score, threat_level) VALUES (%s, %s, 0.1, 'normal')",
+            STORE_EVENT,
             (person, str(uuid.uuid4())),
         )
 
 
 def test_alerts_become_visible_in_the_order_of_their_positions(postgres_dsn: str) -> None:
     person = a_person(postgres_dsn)
-    insert = (
-        "INSERT INTO ai_services.threat_events (user_id, organization_id, threat_score, threat_level)"
-        " VALUES (%s, %s, 0.9, 'threat') RETURNING stream_position"
-    )
+    insert = STORE_EVENT + " RETURNING stream_position"
     with psycopg.connect(postgres_dsn) as slow, psycopg.connect(postgres_dsn) as fast:
         (first,) = slow.execute(insert, (person, ORGANIZATION)).fetchone() or (0,)
         fast.execute("SET lock_timeout = '50ms'")
@@ -188,7 +192,7 @@ def test_threat_starts_and_ends_trials_but_touches_no_real_person(postgres_dsn: 
         connection.execute(insert, (uuid.uuid4(), f"{uuid.uuid4()}@trial.invalid", ORGANIZATION, None))
     with psycopg.connect(threat_dsn) as connection:
         connection.execute(
-            "INSERT INTO ai_services.threat_events (user_id, organization_id, threat_score, threat_level) VALUES (%s, %s, 0.1, 'normal')",
+            STORE_EVENT,
             (trial, ORGANIZATION),
         )
         assert (
