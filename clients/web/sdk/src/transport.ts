@@ -4,7 +4,7 @@ import { type AnalyzeRealtimeRequest, type AnalyzeRealtimeResponse, type EventRe
 import { randomId } from "./ids.js";
 import { EventQueue } from "./queue.js";
 import { analyze } from "./rest.js";
-import { Connection, type ConnectionState, type SocketFactory } from "./socket.js";
+import { Connection, type ConnectionState, GRPC_CLOSE, type SocketFactory } from "./socket.js";
 
 /** What became of an event. `dropped`: it never reached the server, and `message` says why. */
 export type Outcome =
@@ -71,7 +71,7 @@ class StreamTransport implements Transport {
       ...(options.socket === undefined ? {} : { socket: options.socket }),
       onOpen: () => this.#pump(),
       onMessage: (message) => this.#answered(message),
-      onDrop: () => this.#dropped(),
+      onDrop: (code) => this.#dropped(code),
       onState: (state, reason) => {
         options.onState?.(state, reason);
         if (state === "refused") this.#drop(this.#queue.clear(), reason || "the server ended the session");
@@ -164,9 +164,20 @@ class StreamTransport implements Transport {
     else if (refused !== undefined) this.#options.onOutcome({ kind: "refused", eventId, refusal: refused });
   }
 
-  #dropped(): void {
+  #dropped(code: number): void {
     clearTimeout(this.#deadline);
     this.#deadline = undefined;
+    if (code === GRPC_CLOSE.invalidArgument) {
+      // The oldest frame could not even be read; sent again, it would end the next stream too.
+      const eventId = this.#queue.oldestInFlight ?? "";
+      const refusal = {
+        eventId,
+        code: 3,
+        reason: "ERROR_REASON_MALFORMED_BODY",
+        message: "the event could not be read",
+      };
+      if (this.#queue.answered(eventId)) this.#options.onOutcome({ kind: "refused", eventId, refusal });
+    }
     this.#queue.returnAll();
     // The connection's own state changes after this; a fallback is decided on what it is then.
     queueMicrotask(() => this.#pump());

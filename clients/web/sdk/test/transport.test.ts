@@ -113,6 +113,19 @@ describe("createTransport", () => {
     expect(outcomes).toMatchObject([{ kind: "accepted" }]);
   });
 
+  it("does not send again what the server could not read", () => {
+    start();
+    FakeSocket.last.open();
+    transport.send(captured());
+    transport.send(captured());
+    const [, second] = idsSent(FakeSocket.last);
+    FakeSocket.last.drop(4003);
+    vi.advanceTimersByTime(1_000);
+    FakeSocket.last.open();
+    expect(outcomes).toMatchObject([{ kind: "refused" }]);
+    expect(idsSent(FakeSocket.last)).toEqual([second]);
+  });
+
   it("gives up when the server ends the session", () => {
     start();
     transport.send(captured());

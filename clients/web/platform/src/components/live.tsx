@@ -1,0 +1,43 @@
+import type { Guard } from "../guard.js";
+import type { State } from "../state.js";
+import { scored } from "../state.js";
+import { EventList } from "./event-list.js";
+import { Models } from "./models.js";
+import { Privacy } from "./privacy.js";
+import { Reasons } from "./reasons.js";
+import { RiskChart } from "./risk-chart.js";
+import { Steps } from "./steps.js";
+import { Takeover } from "./takeover.js";
+import { Typing } from "./typing.js";
+import { Verdict } from "./verdict.js";
+
+export function Live({ guard, state }: { guard: Guard; state: State }) {
+  const events = scored(state);
+  const latest = events.at(-1);
+  return (
+    <>
+      <h1 className="visually-hidden">Live page: is it still you?</h1>
+      <Steps
+        state={state}
+        handedOver={events.some((event) => !event.learning && event.alert.threatLevel !== "normal")}
+      />
+      <Takeover
+        alert={state.takeover}
+        locked={state.phase === "locked"}
+        onDismiss={() => guard.dismiss()}
+        onErase={() => void guard.erase()}
+      />
+      <div className="live">
+        <Typing guard={guard} state={state} />
+        <section className="card" aria-labelledby="risk-title">
+          <Verdict latest={latest} learning={state.phase === "learning"} />
+          <RiskChart events={events} />
+        </section>
+        <Reasons latest={latest} />
+        <Models latest={latest} />
+      </div>
+      <EventList events={state.events} />
+      {state.trial !== undefined && <Privacy trial={state.trial} onErase={() => void guard.erase()} />}
+    </>
+  );
+}
