@@ -69,6 +69,76 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The key agreement was not post-quantum."""
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 21
     """The resource's state does not allow the operation."""
+    ERROR_REASON_UNSUPPORTED_ALGORITHM: _ErrorReason.ValueType  # 22
+    """The algorithm is unknown, or does not fit what the key is for."""
+    ERROR_REASON_SECURITY_LEVEL_NOT_MET: _ErrorReason.ValueType  # 23
+    """The algorithm cannot give the security level that was asked for."""
+    ERROR_REASON_KEY_EXPIRED: _ErrorReason.ValueType  # 24
+    """The key is past its end."""
+    ERROR_REASON_KEY_REVOKED: _ErrorReason.ValueType  # 25
+    """The key was revoked."""
+    ERROR_REASON_KEY_VERSION_TOO_OLD: _ErrorReason.ValueType  # 26
+    """The envelope is under a version below the key's `min_decrypt_version`."""
+    ERROR_REASON_KEY_USES_EXHAUSTED: _ErrorReason.ValueType  # 27
+    """The key's version has reached its use limit."""
+    ERROR_REASON_ENVELOPE_INVALID: _ErrorReason.ValueType  # 28
+    """The envelope is damaged, or belongs to another person, device, organisation or key."""
+    ERROR_REASON_TOKEN_MALFORMED: _ErrorReason.ValueType  # 29
+    """The token is not a token of ours: form, algorithm set, signature, issuer or audience."""
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 30
+    """The token is past its end, or not valid yet."""
+    ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 31
+    """The token's session was ended."""
+    ERROR_REASON_HSM_SEALED: _ErrorReason.ValueType  # 32
+    """The HSM has no master key in memory."""
+    ERROR_REASON_HSM_TOKEN_INVALID: _ErrorReason.ValueType  # 33
+    """The HSM token is missing, wrong or was used before."""
+    ERROR_REASON_ENTROPY_FAILED: _ErrorReason.ValueType  # 34
+    """An entropy source fails its health test; no key is made meanwhile."""
+    ERROR_REASON_REPLICAS_DAMAGED: _ErrorReason.ValueType  # 35
+    """No whole replica of the key, or no intact backup, is left."""
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 36
+    """The audit record cannot be written, so the operation was not done, with `google.rpc.RetryInfo`."""
+    ERROR_REASON_SHARE_INVALID: _ErrorReason.ValueType  # 37
+    """The share is not one of this HSM's, or was mistyped."""
+    ERROR_REASON_CREDENTIALS_REJECTED: _ErrorReason.ValueType  # 38
+    """Address, password or biometric do not fit together; which one is not said."""
+    ERROR_REASON_ACCOUNT_LOCKED: _ErrorReason.ValueType  # 39
+    """Too many failed sign-ins: the account is locked for a while, with `google.rpc.RetryInfo`."""
+    ERROR_REASON_STEP_UP_REQUIRED: _ErrorReason.ValueType  # 40
+    """The session must prove again who is at work."""
+    ERROR_REASON_EMAIL_TAKEN: _ErrorReason.ValueType  # 41
+    """The e-mail address belongs to somebody already."""
+    ERROR_REASON_PASSWORD_TOO_WEAK: _ErrorReason.ValueType  # 42
+    """The password is too easy to guess, or was used before."""
+    ERROR_REASON_UNREADABLE_IMAGE: _ErrorReason.ValueType  # 43
+    """The capture is not an image, or one that cannot be read."""
+    ERROR_REASON_IMAGE_TOO_LARGE: _ErrorReason.ValueType  # 44
+    """The image has more pixels than are looked at."""
+    ERROR_REASON_NO_SUBJECT: _ErrorReason.ValueType  # 45
+    """No face or fingerprint is seen."""
+    ERROR_REASON_SEVERAL_SUBJECTS: _ErrorReason.ValueType  # 46
+    """More than one face or finger is seen."""
+    ERROR_REASON_QUALITY_TOO_LOW: _ErrorReason.ValueType  # 47
+    """The capture is too poor to judge; the message says what to do better."""
+    ERROR_REASON_LIVENESS_FAILED: _ErrorReason.ValueType  # 48
+    """The capture does not look live, or the challenge was not answered in time."""
+    ERROR_REASON_NOT_ENROLLED: _ErrorReason.ValueType  # 49
+    """The person has no template of this kind."""
+    ERROR_REASON_DOCUMENT_UNREADABLE: _ErrorReason.ValueType  # 50
+    """No machine-readable zone or barcode can be read."""
+    ERROR_REASON_UNKNOWN_DEVICE: _ErrorReason.ValueType  # 51
+    """The device is not registered."""
+    ERROR_REASON_DEVICE_REVOKED: _ErrorReason.ValueType  # 52
+    """The device was revoked."""
+    ERROR_REASON_DEVICE_SIGNATURE_INVALID: _ErrorReason.ValueType  # 53
+    """The device's signature does not fit its key and the nonce."""
+    ERROR_REASON_DEVICE_CLONED: _ErrorReason.ValueType  # 54
+    """The device's signature counter did not rise: somebody may have copied its key."""
+    ERROR_REASON_ATTESTATION_REJECTED: _ErrorReason.ValueType  # 55
+    """The maker's attestation does not hold, or is not for this key."""
+    ERROR_REASON_NONCE_INVALID: _ErrorReason.ValueType  # 56
+    """The nonce is unknown, was used before or is over."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reason of a refusal or failure, one enum for the whole mesh."""
@@ -117,6 +187,76 @@ ERROR_REASON_KEY_EXCHANGE_NOT_ALLOWED: ErrorReason.ValueType  # 20
 """The key agreement was not post-quantum."""
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 21
 """The resource's state does not allow the operation."""
+ERROR_REASON_UNSUPPORTED_ALGORITHM: ErrorReason.ValueType  # 22
+"""The algorithm is unknown, or does not fit what the key is for."""
+ERROR_REASON_SECURITY_LEVEL_NOT_MET: ErrorReason.ValueType  # 23
+"""The algorithm cannot give the security level that was asked for."""
+ERROR_REASON_KEY_EXPIRED: ErrorReason.ValueType  # 24
+"""The key is past its end."""
+ERROR_REASON_KEY_REVOKED: ErrorReason.ValueType  # 25
+"""The key was revoked."""
+ERROR_REASON_KEY_VERSION_TOO_OLD: ErrorReason.ValueType  # 26
+"""The envelope is under a version below the key's `min_decrypt_version`."""
+ERROR_REASON_KEY_USES_EXHAUSTED: ErrorReason.ValueType  # 27
+"""The key's version has reached its use limit."""
+ERROR_REASON_ENVELOPE_INVALID: ErrorReason.ValueType  # 28
+"""The envelope is damaged, or belongs to another person, device, organisation or key."""
+ERROR_REASON_TOKEN_MALFORMED: ErrorReason.ValueType  # 29
+"""The token is not a token of ours: form, algorithm set, signature, issuer or audience."""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 30
+"""The token is past its end, or not valid yet."""
+ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 31
+"""The token's session was ended."""
+ERROR_REASON_HSM_SEALED: ErrorReason.ValueType  # 32
+"""The HSM has no master key in memory."""
+ERROR_REASON_HSM_TOKEN_INVALID: ErrorReason.ValueType  # 33
+"""The HSM token is missing, wrong or was used before."""
+ERROR_REASON_ENTROPY_FAILED: ErrorReason.ValueType  # 34
+"""An entropy source fails its health test; no key is made meanwhile."""
+ERROR_REASON_REPLICAS_DAMAGED: ErrorReason.ValueType  # 35
+"""No whole replica of the key, or no intact backup, is left."""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 36
+"""The audit record cannot be written, so the operation was not done, with `google.rpc.RetryInfo`."""
+ERROR_REASON_SHARE_INVALID: ErrorReason.ValueType  # 37
+"""The share is not one of this HSM's, or was mistyped."""
+ERROR_REASON_CREDENTIALS_REJECTED: ErrorReason.ValueType  # 38
+"""Address, password or biometric do not fit together; which one is not said."""
+ERROR_REASON_ACCOUNT_LOCKED: ErrorReason.ValueType  # 39
+"""Too many failed sign-ins: the account is locked for a while, with `google.rpc.RetryInfo`."""
+ERROR_REASON_STEP_UP_REQUIRED: ErrorReason.ValueType  # 40
+"""The session must prove again who is at work."""
+ERROR_REASON_EMAIL_TAKEN: ErrorReason.ValueType  # 41
+"""The e-mail address belongs to somebody already."""
+ERROR_REASON_PASSWORD_TOO_WEAK: ErrorReason.ValueType  # 42
+"""The password is too easy to guess, or was used before."""
+ERROR_REASON_UNREADABLE_IMAGE: ErrorReason.ValueType  # 43
+"""The capture is not an image, or one that cannot be read."""
+ERROR_REASON_IMAGE_TOO_LARGE: ErrorReason.ValueType  # 44
+"""The image has more pixels than are looked at."""
+ERROR_REASON_NO_SUBJECT: ErrorReason.ValueType  # 45
+"""No face or fingerprint is seen."""
+ERROR_REASON_SEVERAL_SUBJECTS: ErrorReason.ValueType  # 46
+"""More than one face or finger is seen."""
+ERROR_REASON_QUALITY_TOO_LOW: ErrorReason.ValueType  # 47
+"""The capture is too poor to judge; the message says what to do better."""
+ERROR_REASON_LIVENESS_FAILED: ErrorReason.ValueType  # 48
+"""The capture does not look live, or the challenge was not answered in time."""
+ERROR_REASON_NOT_ENROLLED: ErrorReason.ValueType  # 49
+"""The person has no template of this kind."""
+ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 50
+"""No machine-readable zone or barcode can be read."""
+ERROR_REASON_UNKNOWN_DEVICE: ErrorReason.ValueType  # 51
+"""The device is not registered."""
+ERROR_REASON_DEVICE_REVOKED: ErrorReason.ValueType  # 52
+"""The device was revoked."""
+ERROR_REASON_DEVICE_SIGNATURE_INVALID: ErrorReason.ValueType  # 53
+"""The device's signature does not fit its key and the nonce."""
+ERROR_REASON_DEVICE_CLONED: ErrorReason.ValueType  # 54
+"""The device's signature counter did not rise: somebody may have copied its key."""
+ERROR_REASON_ATTESTATION_REJECTED: ErrorReason.ValueType  # 55
+"""The maker's attestation does not hold, or is not for this key."""
+ERROR_REASON_NONCE_INVALID: ErrorReason.ValueType  # 56
+"""The nonce is unknown, was used before or is over."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 SUGGESTED_ACTION_FIELD_NUMBER: _builtins.int
