@@ -158,7 +158,9 @@ def deserialize(
     check(_keys_match(messages, rows, columns["user_id"]), MALFORMED, "the message's key is not its user_id")
     check(_each(columns["timestamp"], _is_utc_time), MALFORMED, "timestamp is not ISO 8601 with an offset")
     check(_members(columns["source"]), OUT_OF_RANGE, f"source is none of {', '.join(sorted(SOURCES))}")
-    check(_each(columns["simulated_features"], _is_simulated), OUT_OF_RANGE, "simulated_features names no known feature")
+    check(
+        _each(columns["simulated_features"], _is_simulated), OUT_OF_RANGE, "simulated_features names no known feature"
+    )
     check(_versions(columns["evidence_version"], layout), UNKNOWN_VERSION, f"evidence_version is not {layout.version}")
     accepted = _instants(columns["accepted_at_ms"])
     check(accepted >= 0, OUT_OF_RANGE, "accepted_at_ms is not a time in milliseconds since the epoch")
@@ -343,7 +345,9 @@ def _evidence(name: str, column: Sequence[Any], slots: int, check: Check) -> NDA
     values = np.frombuffer(joined, "<f4").reshape(len(column), slots)
     with np.errstate(invalid="ignore"):
         check(~np.isinf(values).any(axis=1), NOT_FINITE, f"{name} holds an infinite value")
-        check(~(np.abs(values) > _MAX_EVIDENCE).any(axis=1), OUT_OF_RANGE, f"{name} holds a value over {_MAX_EVIDENCE:g}")
+        check(
+            ~(np.abs(values) > _MAX_EVIDENCE).any(axis=1), OUT_OF_RANGE, f"{name} holds a value over {_MAX_EVIDENCE:g}"
+        )
     return values
 
 

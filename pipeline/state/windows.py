@@ -7,11 +7,15 @@ up to `memory_bytes`, and nothing is ever copied to grow. When every ring is tak
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
 WINDOW_LENGTH = 50
 """Steps in a window: the document's 50-step sequence."""
@@ -57,6 +61,11 @@ class UserWindows:
         self._owners: list[str | None] = [None] * users
         self._free = list(range(users - 1, -1, -1))
         self._gathered = np.zeros((batch * length, width), np.float32)
+
+    @property
+    def length(self) -> int:
+        """Steps in a window."""
+        return self._length
 
     @property
     def users(self) -> int:

@@ -29,7 +29,9 @@ class Naive:
     def __init__(self) -> None:
         self.rings: dict[str, deque[tuple[str, np.ndarray]]] = {}
 
-    def push(self, users: list[str], events: list[str], steps: np.ndarray, wanted: np.ndarray) -> list[tuple[int, np.ndarray, int]]:
+    def push(
+        self, users: list[str], events: list[str], steps: np.ndarray, wanted: np.ndarray
+    ) -> list[tuple[int, np.ndarray, int]]:
         # An event counts as seen while it is in the ring as the batch finds it, or earlier in the batch.
         known = {user: {event for event, _ in ring} for user, ring in self.rings.items()}
         seen = []
