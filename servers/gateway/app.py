@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from servers.gateway.admission import Admission, OperatorToken
 from servers.gateway.budgets import Budgets
 from servers.gateway.calls import Upstream
 from servers.gateway.contract import Operation, read_contract
-from servers.gateway.edge import Edge
+from servers.gateway.edge import Edge, HttpTelemetry
 from servers.gateway.exchange import Frontier
 from servers.gateway.routes.health import HealthEndpoint, redis_check, service_check
 from servers.gateway.routes.pages import OpenApiEndpoint, Pages
@@ -26,9 +27,10 @@ from servers.gateway.transcoding import Codec
 from servers.mesh.channels import open_channel
 from servers.mesh.health import HealthMonitor
 from servers.mesh.tasks import TaskOwner
+from servers.mesh.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from grpc import aio
     from starlette.types import ASGIApp
@@ -51,6 +53,23 @@ class Gateway:
     """Knows whether the gateway can do its work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the application is built over, all open."""
+
+    settings: GatewaySettings
+    operations: Sequence[Operation]
+    """What browsers may reach."""
+    redis: Redis
+    """The main Redis."""
+    channels: Mapping[str, aio.Channel]
+    """Full name of each service that runs, to its channel."""
+    health: HealthMonitor
+    """Reported at /healthz."""
+    telemetry: Telemetry
+    """Counts requests."""
+
+
 @asynccontextmanager
 async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Opens everything that the gateway needs, and closes it again.
@@ -59,11 +78,14 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         ContractError, ValueError, OSError: the settings do not fit the contract or the files.
     """
     async with AsyncExitStack() as stack:
+        operations = read_contract(settings.descriptors_file, set(settings.upstreams))
+        telemetry = Telemetry(settings)
+        stack.push_async_callback(asyncio.to_thread, telemetry.close)
         redis = _open_redis(settings)
         stack.push_async_callback(redis.aclose)
         channels: dict[str, aio.Channel] = {}
         for service, (workload, target) in settings.upstreams.items():
-            channels[service] = open_channel(settings, target, workload)
+            channels[service] = open_channel(settings, target, workload, contract=[service])
             stack.push_async_callback(channels[service].close)
         checks = [redis_check(redis)]
         for service, channel in channels.items():
@@ -71,7 +93,9 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         health = HealthMonitor(settings.service_name, checks, interval_seconds=settings.health_interval_seconds)
         tasks = await stack.enter_async_context(TaskOwner())
         tasks.start("health", health.watch)
-        yield Gateway(build_app(settings, redis, channels, health), tasks, health)
+        parts = Parts(settings, operations, redis, channels, health, telemetry)
+        telemetry.start()
+        yield Gateway(build_app(parts), tasks, health)
 
 
 def _open_redis(settings: GatewaySettings) -> Redis:
@@ -86,17 +110,9 @@ def _open_redis(settings: GatewaySettings) -> Redis:
     return Redis.from_pool(pool)
 
 
-def build_app(
-    settings: GatewaySettings, redis: Redis, channels: Mapping[str, aio.Channel], health: HealthMonitor
-) -> ASGIApp:
-    """The ASGI application over open parts.
-
-    Args:
-        settings: the gateway's settings.
-        redis: the main Redis.
-        channels: full name of each service that runs, to its channel.
-        health: reported at /healthz.
-    """
+def build_app(parts: Parts) -> ASGIApp:
+    """The ASGI application over open parts."""
+    settings = parts.settings
     frontier = Frontier(
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
@@ -104,40 +120,35 @@ def build_app(
         # Equal in all gateways that share a certificate, unknown to whoever reads the store.
         digest_key=hashlib.sha256(settings.tls_key.read_bytes()).digest(),
     )
-    sessions = SessionStore(redis)
+    sessions = SessionStore(parts.redis)
     admission = Admission(
         frontier,
         sessions,
-        Budgets(redis, settings.global_budget_factor),
+        Budgets(parts.redis, settings.global_budget_factor),
         OperatorToken.read(settings.operator_token_file),
         settings.organization_id,
     )
     secure = settings.secure_cookies
     session = SessionEndpoint(frontier, admission, sessions, secure_cookies=secure)
-    openapi, probe = OpenApiEndpoint(settings.openapi_file), HealthEndpoint(health)
+    openapi, probe = OpenApiEndpoint(settings.openapi_file), HealthEndpoint(parts.health)
+    open_trial = OpenTrialSession(sessions, settings.organization_id, secure_cookies=secure)
     routes: list[BaseRoute] = [
-        *_contract_routes(
-            settings, channels, admission, OpenTrialSession(sessions, settings.organization_id, secure_cookies=secure)
-        ),
+        *_contract_routes(parts, admission, open_trial),
         Route("/api/session", session, methods=["GET", "DELETE"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         *(Route(path, probe, methods=["GET"]) for path in ("/healthz", "/healthz/live", "/healthz/ready")),
         Mount("/", Pages(settings.web_root)),
     ]
-    return Edge(Router(routes, redirect_slashes=False), frontier, max_requests=settings.max_requests)
+    router = Router(routes, redirect_slashes=False)
+    return Edge(router, frontier, HttpTelemetry(parts.telemetry), max_requests=settings.max_requests)
 
 
-def _contract_routes(
-    settings: GatewaySettings,
-    channels: Mapping[str, aio.Channel],
-    admission: Admission,
-    open_trial: OpenTrialSession,
-) -> list[BaseRoute]:
-    codec = Codec()
+def _contract_routes(parts: Parts, admission: Admission, open_trial: OpenTrialSession) -> list[BaseRoute]:
+    settings, codec = parts.settings, Codec()
     census = SocketCensus(total=settings.max_sockets, each=settings.sockets_per_session)
 
     def route(operation: Operation) -> BaseRoute:
-        upstream = Upstream(channels[operation.service], operation, call_seconds=settings.call_seconds)
+        upstream = Upstream(parts.channels[operation.service], operation, call_seconds=settings.call_seconds)
         if operation.is_socket:
             socket = SocketEndpoint(operation, upstream, admission, codec, census, settings)
             return WebSocketRoute(operation.path, socket)
@@ -152,4 +163,4 @@ def _contract_routes(
         )
         return Route(operation.path, rest, methods=[operation.verb])
 
-    return [route(operation) for operation in read_contract(settings.descriptors_file, set(channels))]
+    return [route(operation) for operation in parts.operations]

@@ -13,9 +13,11 @@ from servers.gateway.problems import Problem, from_mesh_error, internal
 from servers.mesh.errors import ErrorReason, MeshError
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import Histogram
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from servers.gateway.exchange import Exchange, Frontier
+    from servers.mesh.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +39,40 @@ _HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
 _PROBES: Final = ("/healthz", "/healthz/live", "/healthz/ready")
 
 
+class HttpTelemetry:
+    """Measures and logs requests, by their route's template: the path itself may name a person."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._durations: Histogram | None = None
+        if telemetry.measures:
+            text = "Duration of HTTP requests, and of sockets until they close."
+            self._durations = telemetry.histogram("http.server.request.duration", "s", text)
+
+    def record(self, scope: Scope, status: int, seconds: float) -> None:
+        """A request or socket has ended."""
+        method, route = scope.get("method", "WEBSOCKET"), getattr(scope.get("route"), "path", "-")
+        _log.info(
+            "request",
+            extra={
+                "http_method": method,
+                "route": route,
+                "status": status,
+                "milliseconds": round(seconds * 1000, 1),
+                "correlation_id": scope["state"][STATE_KEY].correlation_id,
+            },
+        )
+        if self._durations is not None:
+            attributes = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+            self._durations.record(seconds, attributes)
+
+
 class Edge:
     """ASGI application around all routes."""
 
-    def __init__(self, app: ASGIApp, frontier: Frontier, *, max_requests: int) -> None:
+    def __init__(self, app: ASGIApp, frontier: Frontier, telemetry: HttpTelemetry, *, max_requests: int) -> None:
         self._app = app
         self._frontier = frontier
+        self._telemetry = telemetry
         self._max_requests = max_requests
         self._in_progress = 0
 
@@ -58,7 +88,7 @@ class Edge:
             await self._admitted(scope, receive, answer, exchange)
         finally:
             self._in_progress -= is_http
-            _log_request(scope, answer, time.perf_counter() - begun)
+            self._telemetry.record(scope, answer.status, time.perf_counter() - begun)
 
     async def _admitted(self, scope: Scope, receive: Receive, answer: _Answer, exchange: Exchange) -> None:
         try:
@@ -144,18 +174,3 @@ def _from_http(error: HTTPException) -> Problem:
     reason = ErrorReason.ERROR_REASON_NOT_FOUND if error.status_code == 404 else ErrorReason.ERROR_REASON_MALFORMED_BODY
     message = text.get(error.status_code, "The request cannot be served.")
     return from_mesh_error(MeshError(reason, message), status=error.status_code)
-
-
-def _log_request(scope: Scope, answer: _Answer, seconds: float) -> None:
-    """One line a request, with the route's template: the path itself may name a person."""
-    route = scope.get("route")
-    _log.info(
-        "request",
-        extra={
-            "http_method": scope.get("method", "WEBSOCKET"),
-            "route": getattr(route, "path", "-"),
-            "status": answer.status,
-            "milliseconds": round(seconds * 1000, 1),
-            "correlation_id": scope["state"][STATE_KEY].correlation_id,
-        },
-    )

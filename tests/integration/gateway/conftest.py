@@ -1,0 +1,20 @@
+"""Fixtures of the gateway's integration tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.gateway.gateway_stage import Stage, open_stage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def stage(pki: Path, redis_url: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    """A gateway with default settings."""
+    async with open_stage(pki, redis_url, tmp_path) as opened:
+        yield opened
