@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.settings import StackSettings
@@ -46,7 +47,7 @@ Exit codes: 0 healthy (or it already ran); 1 the start failed, nothing is left r
 @click.option("--without", multiple=True, metavar="NAME", help="Leave this service out; can be repeated.")
 def up(without: tuple[str, ...]) -> None:
     """Start everything in the background and return when it is healthy."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     settings = StackSettings()
     for name in without:
         _known_service(name)
@@ -77,7 +78,7 @@ def up(without: tuple[str, ...]) -> None:
 
 
 def _start_supervisor(settings: StackSettings, without: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    # Others may pass through, because PostgreSQL's account must, but not look around; what is secret has modes of its own.
+    # Others may pass through, because PostgreSQL's account must, but not look around.
     settings.data.mkdir(mode=0o711, parents=True, exist_ok=True)
     settings.logs.mkdir(mode=0o700, exist_ok=True)
     settings.run.mkdir(mode=0o700, exist_ok=True)
@@ -118,7 +119,7 @@ def _news(status: StackStatus) -> list[str]:
         for part in status.parts.values()
         if part.state == "healthy" and part.ready_seconds is not None
     ]
-    return [f"  [yellow]note[/]  {note}" for note in status.notes] + ready
+    return [f"  [yellow]note[/]  {escape(note)}" for note in status.notes] + ready
 
 
 def _print_where(console: Console, settings: StackSettings, status: StackStatus | None) -> None:
@@ -131,8 +132,7 @@ def _print_where(console: Console, settings: StackSettings, status: StackStatus 
         pki = settings.pki
         console.print(
             f"Ask by gRPC: grpcurl -cacert {pki}/ca.crt -cert {pki}/operator.crt -key {pki}/operator.key"
-            f" localhost:{settings.threat_port} list",
-            soft_wrap=True,
+            f" localhost:{settings.threat_port} list"
         )
     console.print("How it is: behaviorguard status    Stop: behaviorguard down")
 
@@ -228,7 +228,7 @@ def status(as_json: bool) -> None:
         }
         click.echo(json.dumps(values, indent=1))
     else:
-        _print_status(Console(highlight=False), settings, found, running=running, left=left)
+        _print_status(Console(highlight=False, soft_wrap=True), settings, found, running=running, left=left)
     sys.exit(0 if running and found.healthy else NOT_RUNNING)
 
 
@@ -239,17 +239,17 @@ def _print_status(
         console.print(f"The supervisor is gone, and {', '.join(sorted(left.values()))} still run: behaviorguard down")
     if not running:
         if found.problem:
-            console.print(f"The last start failed: {found.problem}\n  -> {found.action}")
+            console.print(f"The last start failed: {escape(found.problem)}\n  -> {escape(found.action)}")
         console.print("It does not run. Start it: behaviorguard up")
         return
     table = Table("part", "state", "address", "process", "restarts", "memory", "detail", box=None)
     for part in found.parts.values():
         colour = COLOURS.get(part.state, "white")
         state, process = f"[{colour}]{part.state}[/]", str(part.pid or "-")
-        table.add_row(part.name, state, part.address, process, str(part.restarts), _memory(part), part.detail)
+        table.add_row(part.name, state, part.address, process, str(part.restarts), _memory(part), escape(part.detail))
     console.print(table)
     for note in found.notes:
-        console.print(f"[yellow]note[/] {note}")
+        console.print(f"[yellow]note[/] {escape(note)}")
     unhealthy = [part.name for part in found.parts.values() if part.state != "healthy"]
     if unhealthy:
         console.print(f"Read {settings.logs}/NAME.log for: {', '.join(unhealthy)}")

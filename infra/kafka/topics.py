@@ -9,7 +9,6 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package re-exports these without __all__
     AdminClient,
     ConfigResource,
-    ConfigSource,
     NewTopic,
     ResourceType,
 )
@@ -110,10 +109,5 @@ def _setting_differences(admin: AdminClient, topics: Sequence[Topic]) -> list[st
             entry = found[topic.name].get(key)
             value = entry.value if entry is not None else None
             if value != wanted:
-                where = (
-                    " (the broker's default)"
-                    if entry is not None and entry.source == ConfigSource.DEFAULT_CONFIG.value
-                    else ""
-                )
-                differences.append(f"{topic.name} has {key}={value}{where}, wanted {wanted}")
+                differences.append(f"{topic.name} has {key}={value}, wanted {wanted}")
     return differences

