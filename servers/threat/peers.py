@@ -1,0 +1,261 @@
+"""The broker: events out, alerts in, dead letters. Everything of librdkafka that blocks runs outside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from behaviorguard.api.v1.errors_pb2 import ErrorReason
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from servers.mesh.errors import MeshError
+from servers.threat.records import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confluent_kafka import Message
+
+    from servers.threat.records import BrokerRecord
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = 0.1
+_CLOSE_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 0.25
+_IDLE_SECONDS: Final = 0.5
+_QUEUE_KBYTES: Final = 65_536
+
+
+class BrokerProducer:
+    """Sends records and tells when the broker has them.
+
+    librdkafka reports deliveries to whoever polls it. A thread does; it hands the reports of one poll to the loop in one call, because
+    waking the loop once for each message costs more than the message.
+    """
+
+    def __init__(self, bootstrap: str, *, queue: int, within_seconds: float, linger_ms: float, client_id: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._bootstrap = bootstrap
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "client.id": client_id,
+                "acks": "all",
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",  # the Java client's hash of the key: "computed_by_user_hash"
+                "compression.type": "lz4",
+                "linger.ms": linger_ms,
+                "message.timeout.ms": int(within_seconds * 1000),
+                "message.max.bytes": 1_048_576,
+                "queue.buffering.max.messages": queue,
+                "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+                "log_level": 3,
+                "error_cb": _log_error,
+            }
+        )
+        self._reports: deque[tuple[asyncio.Future[None], KafkaError | None]] = deque()
+        self._woken = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="broker-producer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Records that the broker has not acknowledged yet."""
+        return len(self._producer)
+
+    def send(self, topic: str, record: BrokerRecord, done: asyncio.Future[None]) -> None:
+        """Queue a record; `done` is done when all of the broker's replicas have it, or holds a `MeshError` that callers may see.
+
+        Raises:
+            MeshError: OVERLOADED, the queue is full.
+        """
+
+        def report(error: KafkaError | None, _: Message) -> None:
+            self._reports.append((done, error))
+
+        try:
+            self._producer.produce(topic, record.value, record.key, on_delivery=report, headers=[*record.headers])
+        except BufferError:
+            raise MeshError(
+                ErrorReason.ERROR_REASON_OVERLOADED, "too many events wait for the broker", retry_after_s=_RETRY_SECONDS
+            ) from None
+        except KafkaException as error:
+            raise _failure(error.args[0]) from None
+
+    async def probe(self) -> dict[str, str | float]:
+        """Ask the broker for its topics; returns how many brokers there are."""
+        metadata = await asyncio.to_thread(self._producer.list_topics, timeout=1.5)
+        return {"brokers": float(len(metadata.brokers)), "queued": float(self.waiting)}
+
+    async def close(self) -> None:
+        """Wait for what is queued, then stop."""
+        left = await asyncio.to_thread(self._producer.flush, _CLOSE_SECONDS)
+        if left:
+            _log.warning("records were not delivered before the end", extra={"count": left})
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join, _CLOSE_SECONDS)
+        self._hand_over()
+
+    def _poll(self) -> None:
+        while not self._stopping.is_set():
+            self._producer.poll(_POLL_SECONDS)
+            if self._reports and not self._woken:
+                self._woken = True
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        # Cleared first: a report that comes in between is either taken here or wakes the loop again.
+        self._woken = False
+        while self._reports:
+            done, error = self._reports.popleft()
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(_failure(error))
+                # Whoever waits gets it; with nobody left to wait there is nobody to tell.
+                done.exception()
+
+
+@dataclass(frozen=True, slots=True)
+class AlertBatch:
+    """Messages of the alerts topic, oldest first within each partition."""
+
+    origins: tuple[Origin, ...]
+
+
+class AlertConsumer:
+    """Reads the alerts topic in batches; one thread of its own does all that blocks.
+
+    The document says `autoOffsetReset: latest`. That holds for a group without a committed position and would skip every alert that was
+    published before its first commit: results of accepted events would be missing after a first start or a crash. The position is therefore
+    committed after each stored batch, and where there is none, reading begins with the earliest alert. Results that are stored already
+    are recognised by their event id.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, group: str, *, batch: int, window_s: float, client_id: str) -> None:
+        self._batch = batch
+        self._window_s = window_s
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="broker-consumer")
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "client.id": client_id,
+                "group.id": group,
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "fetch.wait.max.ms": 20,
+                "max.poll.interval.ms": 300_000,
+                "session.timeout.ms": 10_000,
+                "queued.max.messages.kbytes": 16_384,
+                "allow.auto.create.topics": False,
+                "log_level": 3,
+                "error_cb": _log_error,
+            }
+        )
+        self._consumer.subscribe([topic])
+
+    async def fetch(self) -> AlertBatch:
+        """The next messages: as soon as one is there, and what else comes within the window; may be empty.
+
+        Raises:
+            KafkaException: the broker reports something that does not pass by itself.
+        """
+        return await self._run(self._fetch)
+
+    async def commit(self, batch: AlertBatch) -> None:
+        """Remember that everything up to this batch is stored. A position that is lost costs only a second look at stored results."""
+        await self._run(self._commit, batch)
+
+    async def keep_alive(self) -> None:
+        """While a batch cannot be stored: stay in the group without taking more."""
+        await self._run(self._keep_alive)
+
+    async def close(self) -> None:
+        """Leave the group."""
+        await self._run(self._consumer.close)
+        self._executor.shutdown(wait=False)
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+    def _fetch(self) -> AlertBatch:
+        first = self._consumer.poll(_IDLE_SECONDS)
+        if first is None:
+            return AlertBatch(())
+        messages = [first]
+        if self._batch > 1:
+            messages += self._consumer.consume(self._batch - 1, self._window_s)
+        return AlertBatch(tuple(_origin(message) for message in messages if _is_data(message)))
+
+    def _commit(self, batch: AlertBatch) -> None:
+        following: dict[tuple[str, int], int] = {}
+        for origin in batch.origins:
+            place = (origin.topic, origin.partition)
+            following[place] = max(following.get(place, 0), origin.offset + 1)
+        try:
+            self._consumer.commit(
+                offsets=[TopicPartition(topic, partition, offset) for (topic, partition), offset in following.items()],
+                asynchronous=True,
+            )
+        except KafkaException as error:
+            _log.warning("the consumer's position was not committed", extra={"cause": str(error.args[0].name())})
+
+    def _keep_alive(self) -> None:
+        assigned = self._consumer.assignment()
+        self._consumer.pause(assigned)
+        try:
+            self._consumer.poll(0)
+        finally:
+            self._consumer.resume(self._consumer.assignment())
+
+
+def _origin(message: Message) -> Origin:
+    key, value = message.key(), message.value()
+    return Origin(
+        message.topic() or "",
+        _whole(message.partition()),
+        _whole(message.offset()),
+        key.encode() if isinstance(key, str) else key,
+        value.encode() if isinstance(value, str) else value,
+    )
+
+
+def _whole(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _is_data(message: Message) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    if error.fatal():
+        raise KafkaException(error)
+    # The rest (a broker that went away, a topic that does not exist yet) librdkafka retries by itself.
+    _log.warning("the broker reports an error", extra={"cause": error.name()})
+    return False
+
+
+def _log_error(error: KafkaError) -> None:
+    _log.warning("the broker reports an error", extra={"cause": error.name()})
+
+
+def _failure(error: KafkaError) -> MeshError:
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return MeshError(ErrorReason.ERROR_REASON_TOO_LARGE, "the event is too large for the broker")
+    return MeshError(
+        ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE, "the broker did not acknowledge the event", retry_after_s=1.0
+    )
