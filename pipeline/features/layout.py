@@ -87,7 +87,7 @@ MOUSE_SLOTS: Final = (
     "rest_share",
     "pause_mean",
     "pause_spread",
-    "pause_rate",
+    "pause_share",
     "stroke_duration",
     "stroke_length",
     "stroke_straightness",

@@ -1,21 +1,39 @@
-"""The three networks and their export. Each is small, because each runs for every event on a CPU."""
+"""The three networks, how they are trained, and their export. Each is small, because each runs for every event on a CPU."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.features.layout import FEATURE_COUNT, STEP_SIZE, WINDOW
+from pipeline.stages.autoencoder import errors, scale
+from pipeline.training.cohort import fit_discriminant
+from pipeline.training.described import features_at, windows_at
 
-OPSET = 17
-LSTM_HIDDEN = 24
-HEADS = 4
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.parameters import Floats
+    from pipeline.training.described import Described
+
+OPSET: Final = 17
+LSTM_HIDDEN: Final = 24
+HEADS: Final = 4
+ERROR_RIDGE: Final = 3e-2
 
 
 class AutoEncoder(nn.Module):
     """Rebuilds the 256 features of genuine behaviour through a bottleneck of 32.
 
-    The bottleneck is bounded (tanh): what lies outside genuine behaviour cannot be rebuilt by extrapolation, so that its error grows.
+    The bottleneck is bounded (tanh): what lies outside genuine behaviour cannot be rebuilt by extrapolation, so that its
+    error grows.
     """
 
     def __init__(self) -> None:
@@ -36,8 +54,8 @@ class AutoEncoder(nn.Module):
 class SequenceNetwork(nn.Module):
     """An LSTM over the last 50 steps, oldest first.
 
-    It has no biases: a row of zeros leaves a zero state at zero, so that windows shorter than 50 need no mask. The step's first value is 1
-    and takes the biases' place.
+    It has no biases: a row of zeros leaves a zero state at zero, so that windows shorter than 50 need no mask. The step's
+    first value is 1 and takes the biases' place.
     """
 
     def __init__(self) -> None:
@@ -51,24 +69,25 @@ class SequenceNetwork(nn.Module):
         odds: Tensor = self.head(states[:, -1])
         return odds
 
-    def every_step(self, window: Tensor) -> Tensor:
-        """Log odds at every step [N, T], for training."""
-        states, _ = self.lstm(window)
+    def every_step(self, steps: Tensor) -> Tensor:
+        """[N, T, D] to log odds at every step [N, T], for training."""
+        states, _ = self.lstm(steps)
         odds: Tensor = self.head(states)[..., 0]
         return odds
 
 
 class PatternNetwork(nn.Module):
-    """One transformer layer of which only the newest step's attention is computed, with keys and values absorbed into the query and output.
+    """One transformer layer of which only the newest step's attention is computed.
 
-    Each head compares the newest step with every step of the window (a learnt bilinear form and a learnt weight for age), averages the steps by it, and a small
-    feed-forward network reads the averages.
+    Keys and values are absorbed into the query and the output: each head compares the newest step with every step of the
+    window (a learnt bilinear form and a learnt weight for age), averages the steps by it, and a small feed-forward network
+    reads the averages.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.query = nn.Linear(STEP_SIZE, HEADS * STEP_SIZE)
-        self.age = nn.Parameter(torch.zeros(HEADS, WINDOW))
+        self.age = nn.Parameter(torch.linspace(-3.0, 0.0, WINDOW)[None] * torch.tensor([0.0, 0.5, 2.0, 6.0])[:, None])
         self.read = nn.Sequential(nn.Linear((HEADS + 1) * STEP_SIZE, 48), nn.GELU(approximate="tanh"), nn.Linear(48, 1))
 
     def forward(self, window: Tensor) -> Tensor:
@@ -80,3 +99,178 @@ class PatternNetwork(nn.Module):
         mean = fit.softmax(-1) @ window
         odds: Tensor = self.read(torch.cat([mean.flatten(1), newest], 1))
         return odds
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The three, trained."""
+
+    anomaly: AutoEncoder
+    sequence: SequenceNetwork
+    pattern: PatternNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What goes with the autoencoder: scaling of the features and weights of the errors (see `Parameters`)."""
+
+    mean: Floats
+    spread: Floats
+    error_weight: Floats
+    error_bias: float
+
+
+def fit(described: Described, seed: int, epochs: int) -> tuple[Networks, Scaling]:
+    """Train all three."""
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    anomaly, scaling = _fit_anomaly(described, random, epochs)
+    return Networks(anomaly, _fit_sequence(described, random, epochs), _fit_pattern(described, random, epochs)), scaling
+
+
+def raw_scores(nets: Networks, scaling: Scaling, described: Described) -> NDArray[np.float64]:
+    """Raw log odds of takeover after every event [Q, 50, 3], the window holding all events so far."""
+    count = len(described.intruder)
+    raw = np.zeros((count, WINDOW, 3))
+    with torch.no_grad():
+        raw[:, :, 1] = nets.sequence.every_step(torch.from_numpy(described.steps)).numpy()
+        for end in range(WINDOW):
+            ends, lengths = np.full(count, end), np.full(count, WINDOW)
+            window = windows_at(described.steps, ends, lengths)
+            raw[:, end, 2] = nets.pattern(torch.from_numpy(window)).numpy()[:, 0]
+            scaled = scale(features_at(described, ends, lengths), scaling.mean, scaling.spread)
+            rebuilt = nets.anomaly(torch.from_numpy(scaled)).numpy()
+            raw[:, end, 0] = errors(scaled, rebuilt) @ scaling.error_weight + scaling.error_bias
+    return raw
+
+
+def export(nets: Networks, repository: Path) -> None:
+    """Write the three `model.onnx` into a model repository."""
+    for name, net, source, target, shape in (
+        ("anomaly-detection", nets.anomaly, "features", "reconstruction", (FEATURE_COUNT,)),
+        ("sequence-analysis", nets.sequence, "window", "log_odds", (WINDOW, STEP_SIZE)),
+        ("behavioral-transformer", nets.pattern, "window", "log_odds", (WINDOW, STEP_SIZE)),
+    ):
+        folder = repository / name / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.onnx.export(
+            net.eval(),
+            (torch.zeros(2, *shape),),
+            str(folder / "model.onnx"),
+            input_names=[source],
+            output_names=[target],
+            dynamic_axes={source: {0: "batch"}, target: {0: "batch"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def _pick(
+    described: Described, random: np.random.Generator, rounds: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Random events of random windows: session, last event, length; short windows and first events more often."""
+    count = rounds * len(described.intruder)
+    session = np.tile(np.arange(len(described.intruder)), rounds)
+    ends = np.minimum(np.exp(random.uniform(0, np.log(WINDOW + 0.99), count)).astype(np.int64), WINDOW) - 1
+    late = random.random(count) < 0.5
+    ends = np.where(late, random.integers(0, WINDOW, count), ends)
+    lengths = np.where(random.random(count) < 0.8, WINDOW, random.integers(1, WINDOW + 1, count))
+    return session, ends, lengths
+
+
+def _fit_anomaly(
+    described: Described, random: np.random.Generator, epochs: int
+) -> tuple[AutoEncoder, Scaling]:
+    session, ends, lengths = _pick(described, random, 10)
+    chosen = described.where(session)
+    features = features_at(chosen, ends, lengths)
+    intruder = chosen.intruder[np.arange(len(ends)), ends]
+    own = features[~intruder]
+    mean = own.mean(0)
+    spread = np.maximum(own.std(0), 0.05)
+    scaled = scale(features, mean, spread)
+    clean, noise = torch.from_numpy(scaled[~intruder]), torch.from_numpy(scaled[intruder])
+    net = AutoEncoder()
+
+    def loss(rows: Tensor) -> Tensor:
+        # Denoising: part of the input comes from somebody else's event, and the owner's has to be rebuilt.
+        target = clean[rows]
+        share = torch.rand(len(rows), 1) * 0.8
+        swapped = torch.rand(target.shape) < share
+        swapped &= torch.rand(len(rows), 1) < 0.6
+        other = noise[torch.randint(len(noise), (len(rows),))]
+        rebuilt = net(torch.where(swapped, other, target) + 0.1 * torch.randn(target.shape))
+        return nn.functional.smooth_l1_loss(rebuilt, target)
+
+    _descend(net, loss, len(clean), epochs)
+    with torch.no_grad():
+        rebuilt = net(torch.from_numpy(scaled)).numpy()
+    found = errors(scaled, rebuilt)
+    some = random.permutation(len(found))[:30_000]
+    weighing = fit_discriminant(found[some], intruder[some], ERROR_RIDGE)
+    weight = weighing.weight / weighing.spread
+    return net, Scaling(mean, spread, weight, float(weighing.bias - weighing.mean @ weight))
+
+
+def _fit_sequence(described: Described, random: np.random.Generator, epochs: int) -> SequenceNetwork:
+    net = SequenceNetwork()
+    steps, intruder = torch.from_numpy(described.steps), torch.from_numpy(described.intruder).float()
+    balance = (1 - intruder.mean()) / intruder.mean()
+    # Early events weigh more: most decisions fall there.
+    weight = (1.0 + 4.0 / (1.0 + torch.arange(WINDOW) / 3.0)) * (1 + (balance - 1) * intruder)
+
+    def loss(rows: Tensor) -> Tensor:
+        odds = net.every_step(_jitter(steps[rows]))
+        each = nn.functional.binary_cross_entropy_with_logits(odds, _soft(intruder[rows]), reduction="none")
+        return (each * weight[rows]).mean()
+
+    _descend(net, loss, len(steps), epochs * 2, batch=128)
+    return net
+
+
+def _fit_pattern(described: Described, random: np.random.Generator, epochs: int) -> PatternNetwork:
+    net = PatternNetwork()
+    session, ends, lengths = _pick(described, random, 8)
+    window = torch.from_numpy(windows_at(described.steps[session], ends, lengths))
+    intruder = torch.from_numpy(described.intruder[session, ends]).float()
+    balance = (1 - intruder.mean()) / intruder.mean()
+
+    def loss(rows: Tensor) -> Tensor:
+        odds = net(_jitter(window[rows]))[:, 0]
+        each = nn.functional.binary_cross_entropy_with_logits(odds, _soft(intruder[rows]), reduction="none")
+        return (each * (1 + (balance - 1) * intruder[rows])).mean()
+
+    _descend(net, loss, len(window), epochs)
+    return net
+
+
+def _soft(label: Tensor) -> Tensor:
+    """Labels a little short of certain, so that odds stay finite where people differ from those trained on."""
+    return label * 0.98 + 0.01
+
+
+def _jitter(steps: Tensor) -> Tensor:
+    """Noise on every value and, per session, a shift of the odds: a stranger's odds are off by more than one event's noise."""
+    present = steps[..., :1]
+    noisy = steps + 0.05 * torch.randn_like(steps) * present
+    shift = torch.zeros(len(steps), 1, steps.shape[-1])
+    shift[:, :, 5:8] = 0.1 * torch.randn(len(steps), 1, 3)
+    noisy = noisy + shift * present
+    return torch.cat([present, noisy[..., 1:]], -1)
+
+
+def _descend(net: nn.Module, loss: Callable[[Tensor], Tensor], count: int, epochs: int, batch: int = 512) -> None:
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+    steps = max(count // batch, 1) * epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
+    net.train()
+    for _ in range(epochs):
+        order = torch.randperm(count)
+        for start in range(0, max(count // batch, 1) * batch, batch):
+            value = loss(order[start : start + batch])
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    net.eval()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLES_NEEDED: Final = 12
 """Typing or mouse samples that a profile needs before its deviations mean something."""
 
-MEMORY: Final = 60.0
+MEMORY: Final = 100.0
 """Samples over which a mean is taken at most; older ones fade, so that a baseline follows a person's slow drift."""
 
 PROMPTS_KEPT: Final = 4

@@ -33,7 +33,7 @@ KEYS: Final = 16
 GRID_MS: Final = 120.0
 """Step of the time grid on which pointer movement is read, milliseconds."""
 
-PAUSE_MS: Final = 300.0
+PAUSE_MS: Final = 450.0
 """A gap between two pointer reports longer than this is a pause: the pointer rested."""
 
 # Values of `KeyClass` and `PointerAction` in the contract.
@@ -89,7 +89,7 @@ MOUSE_SLOTS: Final = (
     "rest_share",
     "pause_mean",
     "pause_spread",
-    "pause_rate",
+    "pause_share",
     "stroke_duration",
     "stroke_length",
     "stroke_straightness",
@@ -313,13 +313,14 @@ def _fill_mouse(sample: Floats, paths: Sequence[MousePath]) -> None:
     moving = length > 0.5
     if np.count_nonzero(moving) < _MIN_MOVING_STEPS:
         return
-    seconds = (len(dx) - len(tracks)) * GRID_MS / 1000.0
+    seconds = np.count_nonzero(moving) * GRID_MS / 1000.0
+    strokes = int(np.count_nonzero(moving[1:] & ~moving[:-1])) + int(moving[0])
     values = [
         *_speed_slots(length, moving),
         *_shape_slots(dx, dy, length, moving),
         *_pause_slots(pauses, moving, seconds),
         *_stroke_slots(dx, dy, length, moving),
-        *_click_slots(paths, seconds),
+        *_click_slots(paths, strokes),
     ]
     sample[MOUSE] = np.where(np.isfinite(values), values, np.nan)
 
@@ -329,7 +330,7 @@ def _speed_slots(length: Doubles, moving: NDArray[np.bool_]) -> list[float]:
     ordered = np.sort(speed)
     count = len(ordered)
     change = np.abs(np.diff(length))[moving[1:] & moving[:-1]]
-    change_log = np.log1p(change)
+    change_log = np.log(change + 3.0)
     jerk = np.abs(np.diff(length, 2))[moving[2:] & moving[1:-1] & moving[:-2]]
     return [
         float(speed.mean()),
@@ -339,7 +340,7 @@ def _speed_slots(length: Doubles, moving: NDArray[np.bool_]) -> list[float]:
         float(ordered[count - 1 - count // 10]),
         float(change_log.mean()) if len(change) else np.nan,
         float(change_log.std()) if len(change) > 1 else np.nan,
-        float(np.log1p(jerk).mean()) if len(jerk) else np.nan,
+        float(np.log(jerk + 5.0).mean()) if len(jerk) else np.nan,
     ]
 
 
@@ -356,12 +357,12 @@ def _shape_slots(dx: Doubles, dy: Doubles, length: Doubles, moving: NDArray[np.b
     total = float(share.sum())
     across = float(np.abs(dx).sum())
     if count:
-        curvature = np.log((size + 0.02) / (length[1:][both] + length[:-1][both]))
+        curvature = np.log((size + 0.15) / (length[1:][both] + length[:-1][both]))
         turned = [
             float(size.mean()),
             float(size.std()),
             float(turn.mean()),
-            float(np.count_nonzero(size < 0.2)) / count,
+            float(np.count_nonzero(size < 0.4)) / count,
             float(np.count_nonzero(size > 1.6)) / count,
             float(curvature.mean()),
             float(curvature.std()),
@@ -377,7 +378,7 @@ def _pause_slots(pauses: Doubles, moving: NDArray[np.bool_], seconds: float) -> 
         1.0 - float(np.count_nonzero(moving)) / len(moving),
         float(logs.mean()) if len(logs) else np.nan,
         float(logs.std()) if len(logs) > 1 else np.nan,
-        len(logs) / max(seconds, 1.0),
+        float(pauses.sum()) / (float(pauses.sum()) + 1000.0 * seconds),
     ]
 
 
@@ -397,7 +398,7 @@ def _stroke_slots(dx: Doubles, dy: Doubles, length: Doubles, moving: NDArray[np.
     ]
 
 
-def _click_slots(paths: Sequence[MousePath], seconds: float) -> list[float]:
+def _click_slots(paths: Sequence[MousePath], strokes: int) -> list[float]:
     holds: list[float] = []
     waits: list[float] = []
     presses = scrolls = drags = reports = 0
@@ -418,7 +419,7 @@ def _click_slots(paths: Sequence[MousePath], seconds: float) -> list[float]:
         inner = down[down > 0]
         waits += (time[inner] - time[inner - 1]).tolist()
     return [
-        presses / max(seconds, 1.0),
+        presses / max(strokes, 1),
         float(np.log(np.clip(holds, 10.0, 10_000.0)).mean()) if holds else np.nan,
         float(np.log(np.clip(waits, 50.0, 10_000.0)).mean()) if waits else np.nan,
         scrolls / reports,

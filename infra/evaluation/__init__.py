@@ -1,0 +1,1 @@
+"""Evaluation on recordings of real people: readers, protocol, metrics."""
