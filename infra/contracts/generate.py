@@ -13,6 +13,11 @@ import tempfile
 from pathlib import Path
 
 from infra.contracts.compiler import GENERATED, ROOT, ContractError, compile_descriptors, write_stubs
+from infra.contracts.model import Contracts
+from infra.contracts.openapi import openapi
+from infra.contracts.reference import reference
+
+REFERENCE = "docs/contracts.md"
 
 
 def _derive(target: Path, scratch: Path) -> None:
@@ -22,6 +27,10 @@ def _derive(target: Path, scratch: Path) -> None:
     write_stubs(generated, scratch)
     files = compile_descriptors(scratch)
     (generated / "descriptors.binpb").write_bytes(files.SerializeToString(deterministic=True))
+    contracts = Contracts(files)
+    (generated / "openapi.json").write_bytes(openapi(contracts))
+    (target / REFERENCE).parent.mkdir()
+    (target / REFERENCE).write_bytes(reference(contracts))
 
 
 def _files(top: Path) -> set[str]:

@@ -64,13 +64,13 @@ class _RateClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateClass.V
     RATE_CLASS_UNSPECIFIED: _RateClass.ValueType  # 0
     """Counted as RATE_CLASS_READ."""
     RATE_CLASS_READ: _RateClass.ValueType  # 1
-    """Cheap reads: 600 a minute."""
+    """Cheap reads."""
     RATE_CLASS_STREAM: _RateClass.ValueType  # 2
-    """Behavioural events as they happen: 6,000 a minute."""
+    """Behavioural events as they happen."""
     RATE_CLASS_WRITE: _RateClass.ValueType  # 3
-    """Changes of state: 120 a minute."""
+    """Changes of state."""
     RATE_CLASS_CRITICAL: _RateClass.ValueType  # 4
-    """Expensive or security-critical operations (sign-in, key generation): 30 a minute."""
+    """Expensive or security-critical operations (sign-in, key generation)."""
 
 class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
     """The request budget an RPC draws on. Budgets are per user and RPC, counted over 60 s windows."""
@@ -78,13 +78,13 @@ class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
 RATE_CLASS_UNSPECIFIED: RateClass.ValueType  # 0
 """Counted as RATE_CLASS_READ."""
 RATE_CLASS_READ: RateClass.ValueType  # 1
-"""Cheap reads: 600 a minute."""
+"""Cheap reads."""
 RATE_CLASS_STREAM: RateClass.ValueType  # 2
-"""Behavioural events as they happen: 6,000 a minute."""
+"""Behavioural events as they happen."""
 RATE_CLASS_WRITE: RateClass.ValueType  # 3
-"""Changes of state: 120 a minute."""
+"""Changes of state."""
 RATE_CLASS_CRITICAL: RateClass.ValueType  # 4
-"""Expensive or security-critical operations (sign-in, key generation): 30 a minute."""
+"""Expensive or security-critical operations (sign-in, key generation)."""
 Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
 
 class _Sensitivity:
@@ -198,9 +198,12 @@ Global___MethodPolicy: _TypeAlias = MethodPolicy  # noqa: Y015
 POLICY_FIELD_NUMBER: _builtins.int
 SENSITIVITY_FIELD_NUMBER: _builtins.int
 HTTP_FIELD_NUMBER: _builtins.int
+CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The RPC's policy. An RPC without one, or with no caller in it, is refused by every server (deny by default)."""
 sensitivity: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___Sensitivity.ValueType]
 """How the field's content must be treated outside the call itself. Unset means SENSITIVITY_PUBLIC."""
 http: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___HttpField]
 """Where the field travels in HTTP besides the body. Unset means in the body (or path or query) alone."""
+calls_per_minute: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.int]
+"""Of a RateClass: calls that one person may make of one RPC in 60 s."""

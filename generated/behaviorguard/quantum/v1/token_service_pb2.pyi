@@ -388,15 +388,26 @@ class JsonWebKey(_message.Message):
         alg: _builtins.str = ...,
         kid: _builtins.str = ...,
         use: _builtins.str = ...,
-        crv: _builtins.str = ...,
-        x: _builtins.str = ...,
-        pub: _builtins.str = ...,
+        crv: _builtins.str | None = ...,
+        x: _builtins.str | None = ...,
+        pub: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crv", b"_crv", "_pub", b"_pub", "_x", b"_x", "crv", b"crv", "pub", b"pub", "x", b"x"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alg", b"alg", "crv", b"crv", "kid", b"kid", "kty", b"kty", "pub", b"pub", "use", b"use", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crv", b"_crv", "_pub", b"_pub", "_x", b"_x", "alg", b"alg", "crv", b"crv", "kid", b"kid", "kty", b"kty", "pub", b"pub", "use", b"use", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__crv: _TypeAlias = _typing.Literal["crv"]  # noqa: Y015
+    _WhichOneofArgType__crv: _TypeAlias = _typing.Literal["_crv", b"_crv"]  # noqa: Y015
+    _WhichOneofReturnType__pub: _TypeAlias = _typing.Literal["pub"]  # noqa: Y015
+    _WhichOneofArgType__pub: _TypeAlias = _typing.Literal["_pub", b"_pub"]  # noqa: Y015
+    _WhichOneofReturnType__x: _TypeAlias = _typing.Literal["x"]  # noqa: Y015
+    _WhichOneofArgType__x: _TypeAlias = _typing.Literal["_x", b"_x"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crv) -> _WhichOneofReturnType__crv | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pub) -> _WhichOneofReturnType__pub | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__x) -> _WhichOneofReturnType__x | None: ...
 
 Global___JsonWebKey: _TypeAlias = JsonWebKey  # noqa: Y015
 
