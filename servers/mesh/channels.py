@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
@@ -12,7 +11,7 @@ from grpc import aio
 
 from servers.mesh.breaker import CircuitBreaker
 from servers.mesh.context import current_call
-from servers.mesh.interceptors import CORRELATION_KEY, TRACEPARENT_KEY
+from servers.mesh.interceptors import CORRELATION_KEY, TRACEPARENT_KEY, new_correlation_id
 from servers.mesh.policy import reads
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ def _carry_on(
     """The metadata with the correlation id and trace of the call that is being served, or with an id of its own."""
     said = tuple(metadata or ())
     if all(key != CORRELATION_KEY for key, _ in said):
-        said = (*said, (CORRELATION_KEY, serving.correlation_id if serving is not None else str(uuid.uuid4())))
+        said = (*said, (CORRELATION_KEY, serving.correlation_id if serving is not None else new_correlation_id()))
     if serving is not None and serving.traceparent:
         said = (*said, (TRACEPARENT_KEY, serving.traceparent))
     return said
