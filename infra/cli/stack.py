@@ -42,6 +42,7 @@ Examples:
   BEHAVIORGUARD_KAFKA_BOOTSTRAP=broker:9092 behaviorguard up     use a broker that runs elsewhere
   behaviorguard up --without threat                              leave one out, to run it with `serve`
 
+\b
 Exit codes: 0 healthy (or it already ran); 1 the start failed, nothing is left running."""
 )
 @click.option("--without", multiple=True, metavar="NAME", help="Leave this service out; can be repeated.")
@@ -143,6 +144,7 @@ Examples:
   behaviorguard down
   behaviorguard down --erase        erase databases, messages, certificates and passwords as well
 
+\b
 Exit codes: 0 nothing runs any more (or nothing ran); 1 something could not be stopped."""
 )
 @click.option("--erase", is_flag=True, help="Erase everything in the data folder afterwards.")
@@ -208,6 +210,7 @@ Examples:
   behaviorguard status
   behaviorguard status --json
 
+\b
 Exit codes: 0 everything is healthy; 3 it does not run, or something is not healthy."""
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -274,6 +277,7 @@ Examples:
   behaviorguard up --without threat
   behaviorguard serve threat
 
+\b
 Exit codes: those of the service; 1 when it cannot be started."""
 )
 @click.argument("name")

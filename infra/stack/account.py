@@ -26,16 +26,18 @@ class Account:
     gid: int
 
 
-def unprivileged_account() -> Account | None:
-    """Return the account to drop to, or None when we are not root and have nothing to drop."""
+def unprivileged_account(data: Path | None = None) -> Account | None:
+    """Return the account to drop to, or None when we are not root and have nothing to drop.
+
+    Whoever owns `data` already stays its owner: an account that was added since must not take over.
+    """
     if os.geteuid() != 0:
         return None
-    for name in ACCOUNTS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
+    owner = data.stat().st_uid if data is not None and data.exists() else 0
+    candidates = [entry for entry in pwd.getpwall() if entry.pw_uid == owner != 0]
+    candidates += [entry for name in ACCOUNTS for entry in pwd.getpwall() if entry.pw_name == name]
+    if candidates:
+        return Account(candidates[0].pw_name, candidates[0].pw_uid, candidates[0].pw_gid)
     raise StackError(
         f"PostgreSQL refuses to run as root, and there is no account named {' or '.join(ACCOUNTS)}",
         "run as an ordinary user, or add one: useradd --system postgres",

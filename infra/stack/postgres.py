@@ -44,8 +44,8 @@ class PostgresServer:
 
     def __init__(self, options: PostgresOptions) -> None:
         self._options = options
-        self._account = unprivileged_account()
-        self.folder = reachable_folder(self._account, options.folder)
+        self.folder = reachable_folder(unprivileged_account(), options.folder)
+        self._account = unprivileged_account(self.folder)
         self._password = password(options.secrets, f"{options.name}-owner")
         self._programs = _programs(self._account)
         self.process = Process(self._command(), options.log)

@@ -56,7 +56,7 @@ SERVICES = (
         environment={"BEHAVIORGUARD_TRIALS_ENABLED": "true"},  # an embedded stack is there to be tried
     ),
     Service("pipeline", "pipeline", "pipeline_port", needs=("pki", "kafka"), health="http", health_path="/health"),
-    Service("gateway", "servers.gateway", "gateway_port", needs=("pki", "redis-main"), health="http"),
+    Service("gateway", "servers.gateway", "gateway_port", needs=("pki", "redis-main", "threat"), health="http"),
 )
 WORKLOADS = ("threat", "pipeline", "gateway", "operator", "monitoring")
 """Who gets a certificate: the services, the operator's command line, and the one that asks for health."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -223,3 +224,14 @@ def test_a_password_is_made_once(tmp_path: Path) -> None:
     assert password(tmp_path / "secrets", "one") == first
     assert password(tmp_path / "secrets", "two") != first
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root chooses an account")
+def test_whoever_owns_the_data_stays_its_owner(store_folder: Path) -> None:
+    folder = store_folder / "owned"
+    folder.mkdir()
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    account = unprivileged_account(folder)
+    assert account is not None
+    assert account.name == "nobody"
