@@ -115,7 +115,7 @@ def _template(recordings: Recordings, typists: Sequence[int], mouse_users: Seque
     return Parameters(
         version="untrained",
         accuracy=0.0,
-        model_accuracy={},
+        model_accuracy=dict.fromkeys(("anomaly-detection", "sequence-analysis", "behavioral-transformer"), 0.0),
         typing=fit_typing(recordings.typists.sample[list(typists)]),
         mouse=fit_mouse([np.concatenate(recordings.mouse.sample[person]) for person in mouse_users]),
         typing_full=empty,
