@@ -54,7 +54,7 @@ def trained(settings: PipelineSettings, monitor: Monitor) -> Judge:
     """
     parameters = Parameters.load(settings.models)
     backend = OnnxBackend(settings.models, MODELS, settings.model_threads, monitor.model)
-    versions = [ModelVersion(name, parameters.version, parameters.accuracy) for name in MODELS]
+    versions = [ModelVersion(name, parameters.version, parameters.model_accuracy[name]) for name in MODELS]
     return Judge(TrainedScorer(backend, parameters), versions)
 
 

@@ -10,15 +10,12 @@ import base64
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
 
 from pipeline.features.layout import BASELINE_HEADER, BASELINE_SIZE, CONTEXT, EVIDENCE_VERSION, SAMPLE_SIZE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ORGANIZATION = "00000000-0000-4000-8000-000000000001"
 _EVENT_MARK = "00000000-0000-0000-0000-00000000e0e0"
@@ -30,9 +27,18 @@ def user_id(number: int) -> str:
     return f"11111111-1111-4111-8111-{number:012x}"
 
 
-def event_id(series: int, number: int) -> str:
-    """The id of an event; `series` keeps those of different runs apart."""
-    return f"{series:08x}-2222-4222-8222-{number:012x}"
+def event_id(series: int, after_ms: int, number: int) -> str:
+    """The id of an event that says when it was accepted, so that who receives its alert needs to read nothing else.
+
+    `series` keeps runs apart; `after_ms` is milliseconds since the run's start, under 2**20; `number` is under 2**28.
+    """
+    return f"{series:08x}-2222-4222-8222-{after_ms << 28 | number:012x}"
+
+
+def read_event_id(text: bytes) -> tuple[int, int, int]:
+    """Series, milliseconds since the run's start, and number of an event."""
+    packed = int(text[24:], 16)
+    return int(text[:8], 16), packed >> 28, packed & (2**28 - 1)
 
 
 def record(user: int, event: str, accepted_at_ms: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -62,27 +68,29 @@ def record(user: int, event: str, accepted_at_ms: int, rng: np.random.Generator)
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A serialized event with two gaps: making another costs one join instead of one serialization."""
+    """A serialized event with gaps for user, event and time: making another costs one join instead of one serialization."""
 
-    key: bytes
     head: bytes
-    middle: bytes
+    before_event: bytes
+    before_accepted: bytes
     tail: bytes
 
-    def fill(self, event: str, accepted_at_ms: int) -> bytes:
-        """The event with that id, accepted at that time."""
-        return b"".join((self.head, event.encode(), self.middle, b"%d" % accepted_at_ms, self.tail))
+    def fill(self, user: bytes, event: bytes, accepted_at_ms: int) -> bytes:
+        """The event of that user with that id, accepted at that time."""
+        return b"".join(
+            (self.head, user, self.before_event, event, self.before_accepted, b"%d" % accepted_at_ms, self.tail)
+        )
 
 
-def templates(users: int, seed: int = 1) -> list[Template]:
-    """One event a user, serialized once."""
+def templates(number: int, seed: int = 1) -> list[Template]:
+    """Events of different content, serialized once."""
     rng = np.random.default_rng(seed)
-    return list(_templates(users, rng))
+    return [_template(rng) for _ in range(number)]
 
 
-def _templates(users: int, rng: np.random.Generator) -> Iterator[Template]:
-    for user in range(users):
-        text = orjson.dumps(record(user, _EVENT_MARK, _ACCEPTED_MARK, rng))
-        head, _, rest = text.partition(_EVENT_MARK.encode())
-        middle, _, tail = rest.partition(b"%d" % _ACCEPTED_MARK)
-        yield Template(user_id(user).encode(), head, middle, tail)
+def _template(rng: np.random.Generator) -> Template:
+    rest = orjson.dumps(record(0, _EVENT_MARK, _ACCEPTED_MARK, rng))
+    head, _, rest = rest.partition(user_id(0).encode())
+    before_event, _, rest = rest.partition(_EVENT_MARK.encode())
+    before_accepted, _, tail = rest.partition(b"%d" % _ACCEPTED_MARK)
+    return Template(head, before_event, before_accepted, tail)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -47,7 +47,7 @@ class Outgoing(NamedTuple):
 class Committer(Protocol):
     """What the outbox needs of a consumer."""
 
-    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> object:
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: Literal[False]) -> object:
         """Commit and wait for the answer."""
 
 

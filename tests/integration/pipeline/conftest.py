@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from infra.bench.events import record, user_id
 from infra.stack.ports import free_port
@@ -107,7 +107,7 @@ def pipelines(kafka_bootstrap: str, tmp_path: Path) -> Iterator[Callable[..., Pi
 
 
 class Broker:
-    """Sends events and collects what comes back, from now on."""
+    """Sends events and collects what comes back."""
 
     def __init__(self, bootstrap: str) -> None:
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
@@ -120,7 +120,15 @@ class Broker:
                 "fetch.wait.max.ms": 20,
             }
         )
-        self._consumer.subscribe(["threat-alerts", "threat-dead-letters"])
+        # Assigned by hand: joining a group takes seconds. From the beginning: tests look for ids of their own.
+        topics = self._consumer.list_topics(timeout=PATIENCE).topics
+        self._consumer.assign(
+            [
+                TopicPartition(topic, partition, OFFSET_BEGINNING)
+                for topic in ("threat-alerts", "threat-dead-letters")
+                for partition in topics[topic].partitions
+            ]
+        )
         self.alerts: dict[str, list[dict[str, Any]]] = {}
         self.headers: dict[str, dict[str, bytes]] = {}
         self.letters: list[dict[str, Any]] = []

@@ -72,10 +72,11 @@ def test_bad_messages_become_dead_letters_and_harm_no_neighbour(pipelines: Start
             broker.send_raw(key, bad[number][1])
     broker.flush()
     broker.wait_for_alerts(ids(sent)).wait(lambda seen: len(seen.letters) >= len(bad))
-    assert [letter["reason"] for letter in broker.letters] == [reason for reason, _ in bad]
-    assert base64.b64decode(broker.letters[0]["original"]) == b"{"
-    assert len(base64.b64decode(broker.letters[-1]["original"])) == 65_536
-    assert all(letter["topic"] == "threat-events" and letter["detail"] for letter in broker.letters)
+    letters = broker.letters
+    assert [letter["reason"] for letter in letters] == [reason for reason, _ in bad]
+    assert base64.b64decode(letters[0]["original"]) == b"{"
+    assert len(base64.b64decode(letters[-1]["original"])) == 65_536
+    assert all(letter["topic"] == "threat-events" and letter["detail"] for letter in letters)
 
 
 def test_the_same_event_twice_is_scored_once(pipelines: Start, broker: Broker, events: Make) -> None:
