@@ -49,7 +49,9 @@ def typing_events(people: int = 200) -> list[bytes]:
     """Valid events of many people, each with one typed phrase of 30 keys and a stretch of 40 pointer positions."""
     events = []
     for _ in range(people):
-        request = threat.AnalyzeRealtimeRequest(user_id=str(uuid.uuid4()), timestamp=Timestamp(seconds=int(time.time())))
+        request = threat.AnalyzeRealtimeRequest(
+            user_id=str(uuid.uuid4()), timestamp=Timestamp(seconds=int(time.time()))
+        )
         request.event_data.event_id = str(uuid.uuid4())
         request.event_data.session_id = str(uuid.uuid4())
         metrics = request.event_data.behavioral_metrics
@@ -57,9 +59,7 @@ def typing_events(people: int = 200) -> list[bytes]:
         metrics.keystroke_dynamics.add(
             prompt_id="phrase", key_classes=[1] * 30, hold_ms=[90.0] * 30, flight_ms=[150.0] * 30
         )
-        metrics.mouse_dynamics.add(
-            time_ms=range(0, 4000, 100), x_px=range(40), y_px=range(40), actions=[1] * 40
-        )
+        metrics.mouse_dynamics.add(time_ms=range(0, 4000, 100), x_px=range(40), y_px=range(40), actions=[1] * 40)
         events.append(request.SerializeToString())
     return events
 
@@ -143,7 +143,9 @@ def main() -> None:
             f"{kind}: {seen['rate']:7.0f} calls/s, {seen['server_cpu_us']:4.0f} us CPU a call in the server, "
             f"p50 {seen['p50_ms']:.1f} ms, p99 {seen['p99_ms']:.1f} ms\n"
         )
-    sys.stdout.write(f"the mesh's steps: {figures['added_cpu_us']:.0f} us CPU a call, rate {figures['rate_ratio']:.2f} of bare\n")
+    sys.stdout.write(
+        f"the mesh's steps: {figures['added_cpu_us']:.0f} us CPU a call, rate {figures['rate_ratio']:.2f} of bare\n"
+    )
 
 
 if __name__ == "__main__":

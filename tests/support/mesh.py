@@ -1,4 +1,5 @@
 """A real mesh server around a servicer without a domain, and callers with identities of an authority made for the test run."""
+# ruff: noqa: N802 -- RPC names come from the contract
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ import pytest
 from behaviorguard.threat.v1 import threat_service_pb2 as threat
 from behaviorguard.threat.v1 import threat_service_pb2_grpc as threat_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
 from grpc import aio
+from grpc_status import rpc_status
 
 from infra import pki
 from servers.mesh.context import CallContext, call_context
@@ -153,3 +156,19 @@ def acting_for(user_id: str = ANNA, scope: str = "self", organization_id: str = 
         ("x-bg-organization-id", organization_id),
         ("x-bg-scope", scope),
     )
+
+
+def reason_of(error: aio.AioRpcError) -> str:
+    """The reason in the error's `google.rpc.ErrorInfo`."""
+    return detail_of(error, error_details_pb2.ErrorInfo()).reason
+
+
+def detail_of(error: aio.AioRpcError, detail: Any) -> Any:
+    """The detail of this type in the error; fails when there is none."""
+    status = rpc_status.from_call(error)
+    assert status is not None, f"no details in {error.code()}: {error.details()}"
+    for packed in status.details:
+        if packed.Is(detail.DESCRIPTOR):
+            packed.Unpack(detail)
+            return detail
+    raise AssertionError(f"no {detail.DESCRIPTOR.name} in {status}")
