@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from servers.gateway.admission import Admission, OperatorToken
 from servers.gateway.budgets import Budgets
@@ -137,9 +137,9 @@ def build_app(parts: Parts) -> ASGIApp:
         Route("/api/session", session, methods=["GET", "DELETE"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         *(Route(path, probe, methods=["GET"]) for path in ("/healthz", "/healthz/live", "/healthz/ready")),
-        Mount("/", Pages(settings.web_root)),
     ]
-    router = Router(routes, redirect_slashes=False)
+    # Pages come last, as what is served where no route is, so that a wrong method on a route stays a wrong method.
+    router = Router(routes, redirect_slashes=False, default=Pages(settings.web_root))
     return Edge(router, frontier, HttpTelemetry(parts.telemetry), max_requests=settings.max_requests)
 
 

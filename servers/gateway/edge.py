@@ -80,6 +80,7 @@ class Edge:
         """Serves one request or socket."""
         exchange = self._frontier.read(scope)
         scope.setdefault("state", {})[STATE_KEY] = exchange
+        scope["app"] = self  # has the router raise its refusals instead of answering them in plain text
         answer = _Answer(scope, send, exchange)
         begun = time.perf_counter()
         is_http = scope["type"] == "http"

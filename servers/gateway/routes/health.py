@@ -80,7 +80,7 @@ def redis_check(redis: Redis) -> DependencyCheck:
 
 
 def service_check(name: str, service: str, channel: aio.Channel) -> DependencyCheck:
-    """Whether a service says that it serves.
+    """Whether a service says that it serves. Without it the gateway is degraded: restarting it would not help.
 
     Args:
         name: workload name, for operators.
@@ -99,4 +99,4 @@ def service_check(name: str, service: str, channel: aio.Channel) -> DependencyCh
             raise ConnectionError(f"{name} is not serving")
         return {"checked_at": time.time()}
 
-    return DependencyCheck(name, probe)
+    return DependencyCheck(name, probe, required=False)

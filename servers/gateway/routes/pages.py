@@ -30,6 +30,12 @@ class Pages(StaticFiles):
         super().__init__(directory=root, html=True, check_dir=False)
         self._built = root / "index.html"
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one file; there are no sockets here."""
+        if scope["type"] != "http":
+            raise HTTPException(404)
+        await super().__call__(scope, receive, send)
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         """See `StaticFiles`."""
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from behaviorguard.threat.v1 import threat_pb2, threat_service_pb2, threat_service_pb2_grpc
+from redis.asyncio import Redis
 
 from infra import pki as authority
 from servers.gateway.server import GatewayServer
@@ -173,6 +174,8 @@ def event(**changes: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def open_stage(pki: Path, redis_url: str, folder: Path, **changes: Any) -> AsyncIterator[Stage]:
     """A gateway with changed settings before a scripted service."""
+    async with Redis.from_url(redis_url) as redis:
+        await redis.flushdb()  # budgets of the test before
     threat = ScriptedThreatService()
     mesh_settings = MeshSettings(service_name="threat", **_identity(pki, "threat"), drain_seconds=0.5)
     binding = ServiceBinding(SERVICE, threat_service_pb2_grpc.add_ThreatServiceServicer_to_server, threat)
@@ -194,11 +197,13 @@ async def open_stage(pki: Path, redis_url: str, folder: Path, **changes: Any) ->
     )
     server = GatewayServer(settings)
     serving = asyncio.create_task(server.serve())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
-        yield Stage(threat, settings, server, client)
-    server.stop()
-    await serving
-    await mesh.drain()
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
+            yield Stage(threat, settings, server, client)
+    finally:
+        server.stop()
+        await serving
+        await mesh.drain()
 
 
 def _identity(pki: Path, service: str) -> dict[str, Path]:
