@@ -71,7 +71,7 @@ def up(without: tuple[str, ...]) -> None:
         supervisor.wait(STOP_SECONDS)
         raise
     if status is None or status.phase != "running":
-        problem = status.problem if status is not None and status.problem else "the supervisor ended"
+        problem = status.problem if status is not None and status.problem else _supervisor_end(settings)
         action = status.action if status is not None and status.action else f"read {settings.logs / 'supervisor.log'}"
         raise click.ClickException(f"{problem}\n  -> {action}\nNothing is left running.")
     console.print(f"Healthy after {time.monotonic() - begun:.1f} s.")
@@ -112,6 +112,12 @@ def _follow_start(console: Console, settings: StackSettings, supervisor: subproc
         if ended:
             return status if status is not None and status.pid == supervisor.pid else None
         time.sleep(0.05)
+
+
+def _supervisor_end(settings: StackSettings) -> str:
+    lines = (settings.logs / "supervisor.log").read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"the supervisor ended: {last}"
 
 
 def _news(status: StackStatus) -> list[str]:

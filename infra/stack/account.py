@@ -9,8 +9,14 @@ import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from infra.stack.errors import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Key = TypeVar("_Key", int, str)
 
 SYSTEM_FOLDER = Path("/var/lib/behaviorguard")
 """Where root keeps what the ordinary account needs when the checkout lies under a folder that only root may enter."""
@@ -31,17 +37,30 @@ def unprivileged_account(data: Path | None = None) -> Account | None:
 
     Whoever owns `data` already stays its owner: an account that was added since must not take over.
     """
-    if os.geteuid() != 0:
+    uid = os.geteuid()
+    if uid != 0:
+        if _entry(pwd.getpwuid, uid) is None:
+            raise StackError(
+                f"user id {uid} has no account on this machine, and PostgreSQL asks for its name",
+                f"add one: echo 'app:x:{uid}:{os.getegid()}::/:/bin/false' >> /etc/passwd",
+            )
         return None
     owner = data.stat().st_uid if data is not None and data.exists() else 0
-    candidates = [entry for entry in pwd.getpwall() if entry.pw_uid == owner != 0]
-    candidates += [entry for name in ACCOUNTS for entry in pwd.getpwall() if entry.pw_name == name]
-    if candidates:
-        return Account(candidates[0].pw_name, candidates[0].pw_uid, candidates[0].pw_gid)
+    entries = [_entry(pwd.getpwuid, owner) if owner else None, *(_entry(pwd.getpwnam, name) for name in ACCOUNTS)]
+    for entry in entries:
+        if entry is not None:
+            return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
     raise StackError(
         f"PostgreSQL refuses to run as root, and there is no account named {' or '.join(ACCOUNTS)}",
         "run as an ordinary user, or add one: useradd --system postgres",
     )
+
+
+def _entry(look_up: Callable[[_Key], pwd.struct_passwd], key: _Key) -> pwd.struct_passwd | None:
+    try:
+        return look_up(key)
+    except KeyError:
+        return None
 
 
 def can_enter(account: Account, folder: Path) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infra.stack.addresses import Addresses
 
 OPERATOR_TOKEN = "operator-token"  # noqa: S105 - the name of the file, not the token
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SSL_CERT_FILE")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE")
 """What a service inherits beside BEHAVIORGUARD_* and OTEL_*: nothing that it has no use for."""
 
 

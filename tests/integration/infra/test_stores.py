@@ -102,8 +102,14 @@ def test_programs_are_copied_to_where_the_account_can_reach_them(tmp_path: Path)
 
 
 def test_an_ordinary_user_drops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
     assert unprivileged_account() is None
+
+
+def test_a_user_id_without_an_account_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 2_000_123_456)
+    with pytest.raises(StackError, match="user id 2000123456 has no account"):
+        unprivileged_account()
 
 
 def test_data_of_another_postgresql_version_is_refused(store_folder: Path) -> None:
