@@ -5,8 +5,10 @@ import type { Observed } from "./state.js";
 
 export type ScoredEvent = Observed & { readonly alert: AlertData };
 
-/** Events in view. */
+/** Events in view, where there is room and where there is little. */
 const WINDOW = 30;
+const NARROW_WINDOW = 15;
+const NARROW_PX = 480;
 const SLIDE_MS = 280;
 const BANDS: readonly { level: ThreatLevel; from: number; to: number }[] = [
   { level: "normal", from: 0, to: THRESHOLDS.suspicious },
@@ -50,14 +52,14 @@ export function createChart(host: HTMLElement, events: () => readonly ScoredEven
     },
   };
   const chart = new uPlot(options, dataOf(events()), host);
-  const [from, to] = rangeOf(events().length);
+  const [from, to] = rangeOf(chart, events().length);
   chart.setScale("x", { min: from, max: to });
   return chart;
 }
 
 /** Shows `events`, moving the view along; at once for people who asked for less motion. */
 export function slideTo(chart: uPlot, events: readonly ScoredEvent[]): void {
-  const [from, to] = rangeOf(events.length);
+  const [from, to] = rangeOf(chart, events.length);
   const before = chart.scales.x?.min ?? from;
   const width = to - from;
   chart.setData(dataOf(events), false);
@@ -72,9 +74,10 @@ export function slideTo(chart: uPlot, events: readonly ScoredEvent[]): void {
   step(started);
 }
 
-function rangeOf(count: number): [from: number, to: number] {
-  const last = Math.max(count, WINDOW);
-  return [last - WINDOW + 0.5, last + 0.5];
+function rangeOf(chart: uPlot, count: number): [from: number, to: number] {
+  const shown = chart.width < NARROW_PX ? NARROW_WINDOW : WINDOW;
+  const last = Math.max(count, shown);
+  return [last - shown + 0.5, last + 0.5];
 }
 
 type Palette = (variable: string) => string;

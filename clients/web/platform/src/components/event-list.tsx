@@ -2,13 +2,13 @@ import { LEVEL_TEXT } from "../levels.js";
 import type { Observed } from "../state.js";
 import { LevelIcon } from "./icons.js";
 
-const SHOWN = 12;
+const SHOWN = 8;
 
 /** The latest events, newest first, with what became of each. */
 export function EventList({ events }: { events: readonly Observed[] }) {
   const shown = events.slice(-SHOWN).reverse();
   return (
-    <section className="card" aria-labelledby="events-title">
+    <section className="card events" aria-labelledby="events-title">
       <h2 id="events-title">Recent events</h2>
       {shown.length === 0 ? (
         <p className="empty">No events yet. Type the phrase above, or move the pointer for four seconds.</p>
@@ -19,15 +19,17 @@ export function EventList({ events }: { events: readonly Observed[] }) {
             <thead>
               <tr>
                 <th scope="col">Time</th>
-                <th scope="col">Observed</th>
+                <th scope="col" className="detail">
+                  Observed
+                </th>
                 <th scope="col">Level</th>
                 <th scope="col" className="number">
                   Risk
                 </th>
-                <th scope="col" className="number">
+                <th scope="col" className="number detail">
                   First guess
                 </th>
-                <th scope="col" className="number">
+                <th scope="col" className="number detail">
                   Scored in
                 </th>
                 <th scope="col" className="number">
@@ -57,7 +59,7 @@ function Row({ event }: { event: Observed }) {
   return (
     <tr>
       <td>{event.at.toLocaleTimeString()}</td>
-      <td>
+      <td className="detail">
         {what}
         {event.madeUp && <span className="tag">made-up typist</span>}
       </td>
@@ -65,10 +67,10 @@ function Row({ event }: { event: Observed }) {
         <Level event={event} />
       </td>
       <td className="number">{alert === undefined ? "–" : `${Math.round((alert.threatScore ?? 0) * 100)} %`}</td>
-      <td className="number">
+      <td className="number detail">
         {event.preliminaryRisk === undefined ? "–" : `${Math.round(event.preliminaryRisk * 100)} %`}
       </td>
-      <td className="number">{alert === undefined ? "–" : `${alert.processingTimeMs ?? 0} ms`}</td>
+      <td className="number detail">{alert === undefined ? "–" : `${alert.processingTimeMs ?? 0} ms`}</td>
       <td className="number">{event.latencyMs === undefined ? "–" : `${Math.round(event.latencyMs)} ms`}</td>
     </tr>
   );

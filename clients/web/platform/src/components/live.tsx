@@ -3,11 +3,11 @@ import type { State } from "../state.js";
 import { scored } from "../state.js";
 import { EventList } from "./event-list.js";
 import { Models } from "./models.js";
+import { Now } from "./now.js";
 import { Privacy } from "./privacy.js";
 import { Reasons } from "./reasons.js";
 import { RiskChart } from "./risk-chart.js";
 import { Steps } from "./steps.js";
-import { Takeover } from "./takeover.js";
 import { Typing } from "./typing.js";
 import { Verdict } from "./verdict.js";
 
@@ -21,20 +21,15 @@ export function Live({ guard, state }: { guard: Guard; state: State }) {
         state={state}
         handedOver={events.some((event) => !event.learning && event.alert.threatLevel !== "normal")}
       />
-      <Takeover
-        alert={state.takeover}
-        locked={state.phase === "locked"}
-        onDismiss={() => guard.dismiss()}
-        onErase={() => void guard.erase()}
-      />
+      <Now guard={guard} state={state} />
       <div className="live">
         <Typing guard={guard} state={state} />
-        <section className="card" aria-labelledby="risk-title">
+        <section className="card risk" aria-labelledby="risk-title">
           <Verdict latest={latest} learning={state.phase === "learning"} />
           <RiskChart events={events} />
         </section>
-        <Reasons latest={latest} />
         <Models latest={latest} />
+        <Reasons latest={latest} />
       </div>
       <EventList events={state.events} />
       {state.trial !== undefined && <Privacy trial={state.trial} onErase={() => void guard.erase()} />}

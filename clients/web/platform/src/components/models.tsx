@@ -27,7 +27,7 @@ export function Models({ latest }: { latest: Observed | undefined }) {
                 <rect width={(score ?? 0) * 100} height="6" fill="currentColor" />
               </svg>
               <p>
-                {question} <span className="model-weight">Counts {weight} %.</span>
+                {question} <span className="model-weight">Counts {weight} %.</span>
               </p>
             </li>
           );

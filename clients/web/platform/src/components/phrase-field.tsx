@@ -13,7 +13,7 @@ const SLIP = "A slip: press Enter or Backspace and type it again. Only clean phr
 export function PhraseField({ guard, locked, onField }: Props) {
   const field = useRef<HTMLInputElement>(null);
   const [typed, setTyped] = useState("");
-  const [slips, setSlips] = useState(0);
+  const [dropped, setDropped] = useState(false);
   const slipped = !PROMPT.text.startsWith(typed);
 
   useEffect(() => {
@@ -26,19 +26,20 @@ export function PhraseField({ guard, locked, onField }: Props) {
   }, [guard, onField]);
 
   useEffect(() => {
-    if (!locked) field.current?.focus({ preventScroll: true });
+    if (locked) setTyped("");
+    else field.current?.focus({ preventScroll: true });
   }, [locked]);
 
   const clear = (): void => {
     setTyped("");
-    setSlips((count) => count + 1);
+    setDropped(true);
     guard.discardPhrase();
   };
   const onKeyDown = (event: KeyboardEvent): void => {
     if (guard.madeUp) return;
     if (event.key === "Enter") {
       event.preventDefault();
-      if (typed.trim() !== PROMPT.text && typed !== "") setSlips((count) => count + 1);
+      setDropped(typed.trim() !== PROMPT.text);
       setTyped("");
     } else if (event.key === "Backspace" || event.key === "Delete") {
       event.preventDefault();
@@ -83,7 +84,7 @@ export function PhraseField({ guard, locked, onField }: Props) {
         enterKeyHint="done"
       />
       <p id="phrase-help" className="phrase-help" data-slip={slipped} aria-live="polite">
-        {slipped ? SLIP : slips > 0 && typed === "" ? "Dropped. Type the phrase once more." : "\u00a0"}
+        {slipped ? SLIP : dropped && typed === "" ? "Not counted. Type the whole phrase once more." : "\u00a0"}
       </p>
     </div>
   );

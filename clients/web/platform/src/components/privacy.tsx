@@ -39,7 +39,7 @@ export function Privacy({ trial, onErase }: { trial: Trial; onErase: () => void 
       </div>
       <p>
         Stored under a random name that is not yours: how your typing and pointer usually behave, and the scored events
-        below. All of it is erased at {expires}, or as soon as you say so.
+        above. All of it is erased at {expires}, or as soon as you say so.
       </p>
       <Capture />
       <dialog ref={dialog} className="dialog" aria-labelledby="erase-title">

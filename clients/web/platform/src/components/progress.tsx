@@ -7,7 +7,9 @@ export function Progress({ baseline, points }: { baseline: Baseline; points: num
     <div className="progress">
       <Bar name="Typing" done={typingSamples} needed={samplesNeeded} unit="phrases" />
       <Bar name="Pointer" done={mouseSamples} needed={samplesNeeded} unit="stretches" partial={points / 40} />
-      <p className="hint">The pointer is learnt on the side, whenever it moves: four seconds make a stretch.</p>
+      <p className="hint">
+        Counted in phrases, and in stretches of four seconds of pointer movement: it is learnt on the side.
+      </p>
     </div>
   );
 }
@@ -22,7 +24,7 @@ interface BarProps {
 
 function Bar({ name, done, needed, unit, partial = 0 }: BarProps) {
   const shown = Math.min(done, needed);
-  const label = needed === 0 ? "…" : `${shown} of ${needed} ${unit}`;
+  const count = needed === 0 ? "…" : `${shown} of ${needed}`;
   return (
     <div className="bar">
       <span className="bar-name" id={`bar-${name}`}>
@@ -30,11 +32,11 @@ function Bar({ name, done, needed, unit, partial = 0 }: BarProps) {
       </span>
       <progress
         aria-labelledby={`bar-${name}`}
-        aria-valuetext={label}
+        aria-valuetext={`${count} ${unit}`}
         max={Math.max(1, needed)}
         value={Math.min(needed, shown + Math.min(1, partial))}
       />
-      <span className="bar-value">{label}</span>
+      <span className="bar-value">{count}</span>
     </div>
   );
 }

@@ -26,7 +26,7 @@ export function Rhythm({ events }: { events: readonly Observed[] }) {
               <svg viewBox={`0 0 ${span} 100`} preserveAspectRatio="none" aria-hidden="true">
                 {taps[i]?.map(({ press, hold }, k) => (
                   // biome-ignore lint/suspicious/noArrayIndexKey: a key's position in the phrase is its identity
-                  <rect key={k} x={press} y="8" width={hold} height="84" rx={span / 160} fill="currentColor" />
+                  <rect key={k} x={press} y="8" width={hold} height="84" rx={span / 110} ry="22" fill="currentColor" />
                 ))}
               </svg>
             </li>

@@ -44,9 +44,10 @@ export function RiskChart({ events }: { events: readonly ScoredEvent[] }) {
       ? "Risk per event: nothing scored yet"
       : `Risk per event, ${events.length} events, the last ${Math.round((last.alert.threatScore ?? 0) * 100)} percent`;
   return (
-    <div className="chart">
+    <figure className="chart">
+      <figcaption>Risk of each event, newest at the right</figcaption>
       <div className="chart-canvas" ref={host} role="img" aria-label={label} />
       {last === undefined && <p className="chart-empty">The first phrase puts the first point here.</p>}
-    </div>
+    </figure>
   );
 }

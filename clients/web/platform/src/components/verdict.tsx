@@ -30,7 +30,7 @@ export function Verdict({ latest, learning }: Props) {
       </div>
       <dl className="figures">
         <Figure name="Risk" value={score === undefined ? "–" : `${Math.round(score * 100)} %`} />
-        <Figure name="Sure" value={percent(latest?.alert.mlConfidence)} />
+        <Figure name="Confidence" value={percent(latest?.alert.mlConfidence)} />
         <Figure name="Answer in" value={latest?.latencyMs === undefined ? "–" : `${Math.round(latest.latencyMs)} ms`} />
       </dl>
     </div>

@@ -12,7 +12,7 @@ export function Welcome({ starting, onStart }: { starting: boolean; onStart: () 
     <>
       <section className="hero">
         <div>
-          <h1>Your typing has a&nbsp;rhythm. Nobody else’s is the same.</h1>
+          <h1>Your typing has a&nbsp;rhythm of its own.</h1>
           <p className="lead">
             BehaviorGuard learns how you press keys and move the pointer. If somebody else takes over your session, it
             notices within a moment, and says why. Try it on yourself.
