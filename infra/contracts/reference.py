@@ -46,7 +46,7 @@ def reference(contracts: Contracts) -> bytes:
         lines += [line for message in messages for line in _message(contracts, message)]
         lines += [line for enum in enums for line in _enum(contracts, enum)]
     lines += _reasons(contracts)
-    return ("\n".join(line.rstrip() for line in lines).rstrip() + "\n").encode()
+    return ("\n".join(line.rstrip(" ") for line in lines).rstrip() + "\n").encode()
 
 
 def _package(element: Any) -> str:

@@ -1,0 +1,1 @@
+"""Not part of the public interface: may change in any release."""
