@@ -117,6 +117,10 @@ class MeshError(Exception):
         return status_pb2.Status(code=self.code.value[0], message=self.message[:_MAX_TEXT], details=details)
 
 
+class OperatorError(Exception):
+    """The service cannot run as it is set up; the text tells an operator what to change and is logged as it is."""
+
+
 def status_code(reason: ErrorReason.ValueType) -> grpc.StatusCode:
     """The canonical status code of a reason, as errors.proto documents it."""
     return _CODES[reason]

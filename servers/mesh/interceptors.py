@@ -320,5 +320,5 @@ def _code_name(code: grpc.StatusCode | int | None) -> str:
 
 def new_correlation_id() -> str:
     """A random UUID. It need not be secret, and the system's randomness would cost every call a system call."""
-    drawn = f"{random.getrandbits(128):032x}"  # noqa: S311 -- see above
+    drawn = f"{random.getrandbits(128):032x}"
     return f"{drawn[:8]}-{drawn[8:12]}-4{drawn[13:16]}-8{drawn[17:20]}-{drawn[20:]}"

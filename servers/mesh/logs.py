@@ -5,9 +5,9 @@ What keeps personal data out:
 
 - no request or answer is ever logged; extra fields must be scalars, anything else is replaced by its type's name;
 - an extra field named like a field that the contract marks as personal or secret is withheld;
-- of an exception, the types and the places are logged. Its text is logged only where it is our own `MeshError`, whose
-text callers see
-  anyway, or at level DEBUG: drivers like to quote the data that they failed on.
+- of an exception, the types and the places are logged. Its text is logged only where it is our own (`MeshError`,
+`OperatorError`), or at
+  level DEBUG: drivers like to quote the data that they failed on.
 
 Writing happens in another thread behind a bounded queue: a slow terminal drops lines (and says how many) but never
 blocks a call.
@@ -28,7 +28,7 @@ from behaviorguard.api.v1 import policy_pb2
 from google.protobuf import descriptor_pool
 
 from servers.mesh.context import current_call
-from servers.mesh.errors import MeshError
+from servers.mesh.errors import MeshError, OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,7 +78,7 @@ class JsonFormatter(logging.Formatter):
         if cause is not None:
             yield from self._describe(cause)
             yield "which led to:"
-        tells = self._exception_texts or isinstance(error, MeshError)
+        tells = self._exception_texts or isinstance(error, MeshError | OperatorError)
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         yield f"{kind}: {str(error)[:_MAX_TEXT]}" if tells else kind
         yield from _places(error.__traceback__)

@@ -14,7 +14,9 @@ from google.protobuf import descriptor_pool
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from pydantic import ValidationError
 
+from servers.mesh.errors import OperatorError
 from servers.mesh.handlers import HandlerCollector, MeshHandler
 from servers.mesh.health import HealthMonitor
 from servers.mesh.health_service import HealthService
@@ -96,24 +98,28 @@ class MeshServer:
         self._health_service = HealthService(self.services)
         self._gate = StreamGate()
         self._server: aio.Server | None = None
+        self._stopped = asyncio.Event()
         self._handler = self._build(bindings, limiter or WindowLimiter(), audit or LogAudit())
 
     async def start(self) -> int:
         """Listen and serve; returns the port. The server is ready once the first check of its dependencies has passed.
 
         Raises:
-            OSError: the address is taken, or a certificate file cannot be read.
+            OperatorError: the address is taken, or a certificate file cannot be read.
         """
         settings = self.settings
         self.telemetry.start()
         self.health.on_change(self._health_service.set)
-        # Calls are counted in the mesh's admission: gRPC's own limit costs every call 30 us and refuses without a reason.
+        # Calls are counted in the mesh's admission: gRPC's own limit costs every call 30 us and refuses without a
+        # reason.
         self._server = aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((self._handler,))
         try:
             port = self._server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(settings))
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {settings.host}:{settings.port}: is something else using it?") from error
+            raise OperatorError(
+                f"cannot listen on {settings.host}:{settings.port}: stop what else uses it, or set BEHAVIORGUARD_PORT"
+            ) from error
         await self._server.start()
         self.tasks.start("health", self.health.watch)
         _log.info("serving", extra={"host": settings.host, "port": port, "services": " ".join(self.services)})
@@ -125,9 +131,7 @@ class MeshServer:
         Raises:
             TaskFailedError: a background task died for good: drain, and end the process.
         """
-        if self._server is None:
-            raise RuntimeError("start the server first")
-        stopped = asyncio.create_task(self._server.wait_for_termination())
+        stopped = asyncio.create_task(self._stopped.wait())
         failed = asyncio.create_task(self.tasks.failed())
         try:
             await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
@@ -153,6 +157,7 @@ class MeshServer:
         await server.stop(self.settings.drain_seconds)
         await self.tasks.stop()
         await asyncio.to_thread(self.telemetry.close)
+        self._stopped.set()
         _log.info("stopped")
 
     def _build(self, bindings: Sequence[ServiceBinding], limiter: RateLimiter, audit: AuditSink) -> MeshHandler:
@@ -199,8 +204,14 @@ def _require_methods(binding: ServiceBinding) -> None:
 
 
 def _credentials(settings: MeshSettings) -> grpc.ServerCredentials:
-    pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-    return grpc.ssl_server_credentials([pair], settings.tls_ca.read_bytes(), require_client_auth=True)
+    try:
+        pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
+        authority = settings.tls_ca.read_bytes()
+    except OSError as error:
+        raise OperatorError(
+            f"cannot read {error.filename}: point BEHAVIORGUARD_TLS_CA, _TLS_CERT and _TLS_KEY at this service's files"
+        ) from error
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=True)
 
 
 def _options(settings: MeshSettings) -> list[tuple[str, Any]]:
@@ -230,6 +241,11 @@ def run(app_factory: Callable[[], AbstractAsyncContextManager[MeshServer]]) -> i
     output = start_logging("behaviorguard", "INFO")
     try:
         return uvloop.run(_serve(app_factory, output))
+    except ValidationError as error:
+        # Without the values: a setting may be a password.
+        wrong = [f"BEHAVIORGUARD_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        _log.error("the settings are wrong: %s", "; ".join(wrong))
+        return 1
     except Exception:
         _log.exception("the service could not run")
         return 1

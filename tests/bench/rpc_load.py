@@ -15,7 +15,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
@@ -96,7 +96,7 @@ async def _send(said: dict[str, object], requests: list[bytes], files: list[byte
     latencies: list[float] = []
     failures: list[str] = []
     async with aio.secure_channel(str(said["target"]), credentials, options) as channel:
-        call = channel.unary_unary(str(said["method"]))
+        call: Any = channel.unary_unary(str(said["method"]))
         await channel.channel_ready()
         begin = time.perf_counter() + float(str(said["warm_up_seconds"]))
         end = begin + float(str(said["seconds"]))

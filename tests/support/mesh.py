@@ -1,14 +1,13 @@
-"""A real mesh server around a servicer without a domain, and callers with identities of an authority made for the test run."""
+"""A real mesh server around a servicer without a domain, and callers with identities of an authority made for the
+test run."""
 # ruff: noqa: N802 -- RPC names come from the contract
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -21,8 +20,13 @@ from grpc_status import rpc_status
 
 from infra import pki
 from servers.mesh.context import CallContext, call_context
-from servers.mesh.server import MeshServer
 from servers.mesh.settings import MeshSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from servers.mesh.server import MeshServer
 
 SERVICE = "behaviorguard.threat.v1.ThreatService"
 ANNA = "11111111-1111-4111-8111-111111111111"
@@ -69,6 +73,12 @@ class FakeThreat(threat_grpc.ThreatServiceServicer):
     async def ListThreatEvents(self, request: Any, context: Any) -> Any:
         self.calls.append(call_context())
         return threat.ListThreatEventsResponse()
+
+    async def GetThreatEvent(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def EraseBehavior(self, request: Any, context: Any) -> Any:
+        return threat.EraseBehaviorResponse()
 
     async def RecordVerdict(self, request: Any, context: Any) -> Any:
         return threat.RecordVerdictResponse()
@@ -160,12 +170,12 @@ def acting_for(user_id: str = ANNA, scope: str = "self", organization_id: str = 
 
 def reason_of(error: aio.AioRpcError) -> str:
     """The reason in the error's `google.rpc.ErrorInfo`."""
-    return detail_of(error, error_details_pb2.ErrorInfo()).reason
+    return str(detail_of(error, error_details_pb2.ErrorInfo()).reason)
 
 
 def detail_of(error: aio.AioRpcError, detail: Any) -> Any:
     """The detail of this type in the error; fails when there is none."""
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an AioRpcError is a call here
     assert status is not None, f"no details in {error.code()}: {error.details()}"
     for packed in status.details:
         if packed.Is(detail.DESCRIPTOR):

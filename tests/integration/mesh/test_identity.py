@@ -35,17 +35,17 @@ async def test_the_strangers_certificate_is_refused(serve: Any, strangers: Ident
 async def test_a_missing_certificate_is_refused(serve: Any) -> None:
     running: Running = await serve()
     ca = running.identities.of("threat").ca.read_bytes()
-    async with aio.secure_channel(running.target, grpc.ssl_channel_credentials(ca)) as channel:
-        async with refused(grpc.StatusCode.UNAVAILABLE):
-            await threat_grpc.ThreatServiceStub(channel).AnalyzeRealtime(event(), timeout=5)
+    channel = aio.secure_channel(running.target, grpc.ssl_channel_credentials(ca))
+    async with channel, refused(grpc.StatusCode.UNAVAILABLE):
+        await threat_grpc.ThreatServiceStub(channel).AnalyzeRealtime(event(), timeout=5)
     assert running.servicer.calls == []
 
 
 async def test_plaintext_is_refused(serve: Any) -> None:
     running: Running = await serve()
-    async with aio.insecure_channel(running.target) as channel:
-        async with refused(grpc.StatusCode.UNAVAILABLE):
-            await threat_grpc.ThreatServiceStub(channel).AnalyzeRealtime(event(), timeout=5)
+    channel = aio.insecure_channel(running.target)
+    async with channel, refused(grpc.StatusCode.UNAVAILABLE):
+        await threat_grpc.ThreatServiceStub(channel).AnalyzeRealtime(event(), timeout=5)
     assert running.servicer.calls == []
 
 
@@ -92,7 +92,7 @@ async def test_an_rpc_without_policy_is_refused_for_everybody(identities: Identi
     )
     service = declared.service.add(name="Unlisted")
     service.method.add(name="Ping", input_type=".google.protobuf.Empty", output_type=".google.protobuf.Empty")
-    pool.AddSerializedFile(declared.SerializeToString())  # type: ignore[no-untyped-call]  # protobuf's stubs leave it out
+    pool.AddSerializedFile(declared.SerializeToString())
 
     class Unlisted:
         async def Ping(self, request: Any, context: Any) -> Any:  # noqa: N802 -- an RPC's name
@@ -107,7 +107,7 @@ async def test_an_rpc_without_policy_is_refused_for_everybody(identities: Identi
     server = MeshServer(
         settings_for(identities.of("threat")), [ServiceBinding("behaviorguard.test.v1.Unlisted", add, Unlisted())]
     )
-    running = Running(server, None, await server.start(), identities)  # type: ignore[arg-type]  # no fake is needed
+    running: Any = Running(server, None, await server.start(), identities)  # type: ignore[arg-type]  # no fake is needed
     for caller in ("gateway", "operator", "threat"):
         ping = running.channel(caller).unary_unary("/behaviorguard.test.v1.Unlisted/Ping")
         async with refused(grpc.StatusCode.PERMISSION_DENIED) as errors:
@@ -119,7 +119,8 @@ async def test_an_rpc_without_policy_is_refused_for_everybody(identities: Identi
 async def test_an_unknown_rpc_is_refused_with_a_reason(serve: Any) -> None:
     running: Running = await serve()
     async with refused(grpc.StatusCode.UNIMPLEMENTED) as errors:
-        await running.channel("operator").unary_unary("/behaviorguard.threat.v1.ThreatService/Nothing")(b"", timeout=5)
+        call: Any = running.channel("operator").unary_unary("/behaviorguard.threat.v1.ThreatService/Nothing")
+        await call(b"", timeout=5)
     assert reason_of(errors[0]) == "ERROR_REASON_NOT_IMPLEMENTED"
 
 
