@@ -92,7 +92,8 @@ def _start_supervisor(settings: StackSettings, without: tuple[str, ...]) -> subp
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "BEHAVIORGUARD_DATA": str(settings.data.absolute())},
+            # gRPC's fork handlers would run at each start of a child, which needs none of them: it executes at once.
+            env={**os.environ, "BEHAVIORGUARD_DATA": str(settings.data.absolute()), "GRPC_ENABLE_FORK_SUPPORT": "0"},
         )
 
 
@@ -138,8 +139,9 @@ def _print_where(console: Console, settings: StackSettings, status: StackStatus 
     if "threat" in names:
         pki = settings.pki
         console.print(
-            f"Ask by gRPC: grpcurl -cacert {pki}/ca.crt -cert {pki}/operator.crt -key {pki}/operator.key"
-            f" localhost:{settings.threat_port} list"
+            # grpcurl built before Go 1.24 lacks the post-quantum key agreement that the mesh requires; buf has it.
+            f"Ask by gRPC: buf curl --protocol grpc --cacert {pki}/ca.crt --cert {pki}/operator.crt"
+            f" --key {pki}/operator.key https://localhost:{settings.threat_port} --list-methods"
         )
     console.print("How it is: behaviorguard status    Stop: behaviorguard down")
 

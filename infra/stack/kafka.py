@@ -183,6 +183,9 @@ class ApacheBroker:
             "share.coordinator.state.topic.min.isr": 1,
             "share.coordinator.state.topic.num.partitions": 2,
             "group.initial.rebalance.delay.ms": 0,
+            # After a crash the controller refuses the broker until its old session has ended: 9 s by default.
+            "broker.session.timeout.ms": 4000,
+            "broker.heartbeat.interval.ms": 500,
             "log.segment.bytes": 128 * 1024 * 1024,
             "log.retention.check.interval.ms": 60_000,
         }
