@@ -93,7 +93,7 @@ def _start_supervisor(settings: StackSettings, without: tuple[str, ...]) -> subp
             stderr=subprocess.STDOUT,
             start_new_session=True,
             # gRPC's fork handlers would run at each start of a child, which needs none of them: it executes at once.
-            env={**os.environ, "BEHAVIORGUARD_DATA": str(settings.data.absolute()), "GRPC_ENABLE_FORK_SUPPORT": "0"},
+            env={**os.environ, "BEHAVIORGUARD_DATA": str(settings.data), "GRPC_ENABLE_FORK_SUPPORT": "0"},
         )
 
 

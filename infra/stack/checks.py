@@ -93,7 +93,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _disk(folder: Path) -> Finding:
-    free = shutil.disk_usage(_existing(folder.absolute())).free
+    free = shutil.disk_usage(_existing(folder)).free
     found = f"{free / GIB:.1f} GiB free for {folder}"
     if free < DISK_NEEDED:
         return Finding("disk", "error", found, "free some space, or set BEHAVIORGUARD_DATA to a folder on another disk")
@@ -101,7 +101,7 @@ def _disk(folder: Path) -> Finding:
 
 
 def _folder(settings: StackSettings) -> Iterator[Finding]:
-    place = _existing(settings.data.absolute())
+    place = _existing(settings.data)
     if not os.access(place, os.W_OK | os.X_OK):
         action = "set BEHAVIORGUARD_DATA to a folder of yours, or give it to your account"
         yield Finding("data folder", "error", f"{place} cannot be written", action)
@@ -125,7 +125,7 @@ def _account(settings: StackSettings) -> Finding:
         return Finding("account", "error", error.problem, error.action)
     if account is None:
         return Finding("account", "ok", "an ordinary user")
-    if can_enter(account, _existing(settings.data.absolute())):
+    if can_enter(account, _existing(settings.data)):
         return Finding("account", "ok", f"root: PostgreSQL runs as {account.name}")
     where = reachable_folder(account, settings.data / "postgres-main").parent
     return Finding("account", "ok", f"root, in a folder of its own: PostgreSQL runs as {account.name} in {where}")
