@@ -88,6 +88,7 @@ async def threat_app(
             settings.alerts_group,
             batch=settings.alert_batch,
             window_s=settings.alert_window_ms / 1000.0,
+            session_s=settings.alerts_session_seconds,
             client_id="bg-threat-ai",
         )
         stack.push_async_callback(source.close)

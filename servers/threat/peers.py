@@ -145,7 +145,17 @@ class AlertConsumer:
     are recognised by their event id.
     """
 
-    def __init__(self, bootstrap: str, topic: str, group: str, *, batch: int, window_s: float, client_id: str) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        group: str,
+        *,
+        batch: int,
+        window_s: float,
+        session_s: float,
+        client_id: str,
+    ) -> None:
         self._batch = batch
         self._window_s = window_s
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="broker-consumer")
@@ -159,7 +169,9 @@ class AlertConsumer:
                 "enable.auto.offset.store": False,
                 "fetch.wait.max.ms": 20,
                 "max.poll.interval.ms": 300_000,
-                "session.timeout.ms": 10_000,
+                "session.timeout.ms": int(session_s * 1000),
+                "heartbeat.interval.ms": int(session_s * 1000 / 6),
+                "partition.assignment.strategy": "cooperative-sticky",
                 "queued.max.messages.kbytes": 16_384,
                 "allow.auto.create.topics": False,
                 "log_level": 3,

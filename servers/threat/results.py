@@ -131,7 +131,7 @@ class ResultConsumer:
                 await self._store(alerts)
             except psycopg.errors.ForeignKeyViolation:
                 continue  # somebody was erased in this moment; the next look does not see them
-            except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+            except (psycopg.DataError, psycopg.IntegrityError) as error:
                 await self._one_by_one(alerts, error)
             except (psycopg.Error, MeshError) as error:
                 self.waiting_for_store = True

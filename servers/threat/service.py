@@ -104,7 +104,7 @@ class ThreatService(ThreatServiceServicer):
             request.session_id.lower(),
         )
         position = _resume(request.resume_token, call.organization_id) if request.resume_token else None
-        begin = self._hub.start(position)
+        begin = await self._hub.start(position)
         await context.send_initial_metadata(((RESUME_KEY, resume_token(call.organization_id, begin)),))
         async for result in self._hub.follow(wanted, begin):
             yield messages.watch_response(result)

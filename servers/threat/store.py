@@ -66,7 +66,7 @@ SELECT r.event_id, u.user_id, r.session_id, u.organization_id, r.correlation_id,
     r.anomaly_score, r.sequence_threat_score, r.pattern_anomaly_score, r.ml_confidence, r.processing_time_ms, r.pipeline_version,
     r.event_data, r.recommendations, r.scored_at, r.occurred_at,
     r.scored_at - r.processing_time_ms * interval '1 millisecond', r.features, r.simulated_features, r.reasons, r.model_versions
-FROM json_to_recordset(%(rows)s::json) WITH ORDINALITY AS r(
+FROM json_to_recordset(%(rows)s::json) AS r(
     event_id uuid, user_id uuid, session_id uuid, organization_id uuid, correlation_id uuid, threat_score numeric, threat_level text,
     anomaly_score numeric, sequence_threat_score numeric, pattern_anomaly_score numeric, ml_confidence numeric,
     processing_time_ms int, pipeline_version text, event_data jsonb, recommendations text[], scored_at timestamptz,
@@ -136,9 +136,10 @@ class Store:
         """
         if not alerts:
             return []
+        rows = [alert_row(alert) | {"place": place} for place, alert in enumerate(alerts)]
         async with self._pool.connection() as connection, connection.transaction():
             cursor = await connection.execute(
-                _INSERT, {"rows": orjson.dumps([alert_row(alert) for alert in alerts]).decode()}
+                _INSERT, {"rows": orjson.dumps(rows).decode()}
             )
             positions = {row["event_id"]: int(row["stream_position"]) for row in await cursor.fetchall()}
             stored: list[StoredAlert] = []

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _PAGE: Final = 500
 _QUIET_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 5
+_FIND_SECONDS: Final = 3.0
 
 
 class StreamStore(Protocol):
@@ -100,6 +101,7 @@ class AlertHub:
         self._on_erased = on_erased
         self._readers: set[_Reader] = set()
         self._position: int | None = None
+        self._found = asyncio.Event()
         self._announced = 0
         self._behind = asyncio.Event()
 
@@ -123,28 +125,27 @@ class AlertHub:
         else:
             self._behind.set()
 
-    async def follow(self, wanted: StreamFilter, after: int | None) -> AsyncIterator[StoredAlert]:
-        """Results that a reader wants: those after a position, then each as it is stored.
-
-        Raises:
-            MeshError: DEPENDENCY_UNAVAILABLE, the database is away; OVERLOADED, too many readers, or this one is too slow.
-        """
-        async for result in self._follow(wanted, self.start(after)):
-            yield result
-
-    def start(self, after: int | None) -> int:
+    async def start(self, after: int | None) -> int:
         """The position after which a new reader begins: what it asks for, else the stream's end.
 
         Raises:
-            MeshError: DEPENDENCY_UNAVAILABLE, OVERLOADED.
+            MeshError: DEPENDENCY_UNAVAILABLE, the database is away; OVERLOADED, too many readers.
         """
         if self._position is None:
-            raise _away()
+            try:
+                await asyncio.wait_for(self._found.wait(), _FIND_SECONDS)
+            except TimeoutError:
+                raise _away() from None
         if len(self._readers) >= self._most_readers:
             raise MeshError(ErrorReason.ERROR_REASON_OVERLOADED, "too many readers follow alerts", retry_after_s=5.0)
-        return self._position if after is None else after
+        return (self._position or 0) if after is None else after
 
-    async def _follow(self, wanted: StreamFilter, position: int) -> AsyncIterator[StoredAlert]:
+    async def follow(self, wanted: StreamFilter, position: int) -> AsyncIterator[StoredAlert]:
+        """Results that a reader wants: those after `position`, then each as it is stored.
+
+        Raises:
+            MeshError: DEPENDENCY_UNAVAILABLE, the database is away; OVERLOADED, this reader is too slow.
+        """
         # No await between the last look at the stream's end and joining it: nothing falls in between.
         while position < (end := self._position or 0):
             page = await self._read(position, end, wanted)
@@ -187,6 +188,7 @@ class AlertHub:
                     head = await self._store.head()
                     if self._position is None:
                         self._position = head
+                        self._found.set()
                     self._announce(head)
                     pause = 0.1
                     await self._take(connection)
