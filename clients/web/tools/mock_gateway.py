@@ -1,6 +1,6 @@
-"""A stand-in for the gateway while the page is being worked on: the page's endpoints, and a toy score instead of the models.
+"""A stand-in for the gateway while the page is being worked on: its endpoints, and a toy score instead of the models.
 
-Run it from the repository's root with `.venv/bin/python clients/web/tools/mock_gateway.py`; it serves `clients/web/dist` on
+Run it from the repository's root with `.venv/bin/python -m clients.web.tools.mock_gateway`; it serves the built page on
 http://127.0.0.1:3100. Nothing is kept.
 """
 
@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -89,7 +90,11 @@ class Mock:
         """`GET` and `DELETE /api/threat/risk-profiles/{user_id}`."""
         person = self._people.get(request.path_params["user_id"])
         if person is None:
-            problem = {"error": "Unknown user.", "errorCode": "ERROR_REASON_UNKNOWN_USER", "suggestedAction": "Start again."}
+            problem = {
+                "error": "Unknown user.",
+                "errorCode": "ERROR_REASON_UNKNOWN_USER",
+                "suggestedAction": "Start again.",
+            }
             return JSONResponse(problem | {"correlationId": str(uuid.uuid4())}, 404)
         if request.method == "DELETE":
             del self._people[request.path_params["user_id"]]
@@ -121,7 +126,13 @@ class Mock:
         await socket.accept()
         request = await socket.receive_json()
         person = self._people[request["userIds"][0]]
-        position = int(request.get("resumeToken") or len(person.alerts))
+        telling = asyncio.create_task(self._tell(socket, person, request.get("resumeToken")))
+        with suppress(WebSocketDisconnect):
+            await socket.receive_json()
+        telling.cancel()
+
+    async def _tell(self, socket: WebSocket, person: Person, token: str | None) -> None:
+        position = int(token or len(person.alerts))
         while True:
             for alert in person.alerts[position:]:
                 position += 1

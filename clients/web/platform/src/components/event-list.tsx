@@ -14,7 +14,7 @@ export function EventList({ events }: { events: readonly Observed[] }) {
         <p className="empty">No events yet. Type the phrase above, or move the pointer for four seconds.</p>
       ) : (
         // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard
-        <section className="table-scroll" tabIndex={0} aria-labelledby="events-title">
+        <section className="table-scroll" tabIndex={0} aria-label="Table of recent events">
           <table>
             <thead>
               <tr>
