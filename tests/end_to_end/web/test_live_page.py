@@ -31,6 +31,7 @@ async def _open(browser: Browser, url: str, *, dark: bool = False, width: int = 
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     await page.goto(url)
+    await expect(page.get_by_role("button", name=re.compile("Start"))).to_be_visible()
     return page, complaints
 
 
