@@ -126,7 +126,11 @@ class Admission:
             self._frontier.check_request(exchange)
         principal = await self.identify(exchange)
         check_scope(principal, operation)
-        await self._budgets.spend(principal.subject, operation)
+        subject = principal.subject
+        if principal.session is not None and operation.policy.scope == policy_pb2.SCOPE_ANONYMOUS:
+            # What anybody may do is counted by address, or each session that it opens would bring a budget of its own.
+            subject = f"anonymous-{exchange.client}"
+        await self._budgets.spend(subject, operation)
         return principal
 
     async def spend(self, principal: Principal, operation: Operation) -> None:

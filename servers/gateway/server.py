@@ -24,7 +24,7 @@ class GatewayServer:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._socket = socket.create_server((settings.host, settings.port), backlog=_BACKLOG)
-        # Accepted sockets inherit this. asyncio sets it only where it sees the protocol's number, which this socket lacks;
+        # Accepted sockets inherit this. asyncio sets it only where a socket knows its protocol;
         # without it each answer waits 40 ms for the client's delayed acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._server: uvicorn.Server | None = None
@@ -37,16 +37,21 @@ class GatewayServer:
         return port
 
     async def serve(self) -> int:
-        """Serves until a signal or `stop`; returns the exit status."""
-        async with open_gateway(self._settings) as gateway:
-            self._server = uvicorn.Server(self._config(gateway))
-            self._server.should_exit = self._stopping
-            watchdog = asyncio.create_task(self._watch(gateway), name="watchdog")
-            try:
-                await self._server.serve(sockets=[self._socket])
-            finally:
-                watchdog.cancel()
-            return 1 if gateway.tasks.failure is not None else 0
+        """Serves until a signal or `stop`; returns the exit status. Can be called once.
+
+        Raises:
+            ContractError, ValueError, OSError: the settings do not fit the contract or the files.
+        """
+        with self._socket:
+            async with open_gateway(self._settings) as gateway:
+                self._server = uvicorn.Server(self._config(gateway))
+                self._server.should_exit = self._stopping
+                watchdog = asyncio.create_task(self._watch(gateway), name="watchdog")
+                try:
+                    await self._server.serve(sockets=[self._socket])
+                finally:
+                    watchdog.cancel()
+                return 1 if gateway.tasks.failure is not None else 0
 
     def stop(self) -> None:
         """Lets requests in progress finish, closes sockets, then returns from `serve`."""

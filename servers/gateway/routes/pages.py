@@ -34,19 +34,14 @@ class Pages(StaticFiles):
         """Serves one file; there are no sockets here."""
         if scope["type"] != "http":
             raise HTTPException(404)
+        if not self._built.is_file():
+            reason = ErrorReason.ERROR_REASON_NOT_FOUND
+            raise MeshError(reason, f"The pages are not built: {self._built.name} is missing; run `make web`.")
         await super().__call__(scope, receive, send)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """See `StaticFiles`."""
-        try:
-            response = await super().get_response(path, scope)
-        except HTTPException as error:
-            if error.status_code == 404 and path in (".", "index.html"):
-                raise MeshError(
-                    ErrorReason.ERROR_REASON_NOT_FOUND,
-                    f"The pages are not built: {self._built.name} is missing; run `make web`.",
-                ) from None
-            raise
+        response = await super().get_response(path, scope)
         response.headers["cache-control"] = _FOR_EVER if _HASHED.match(path) else _ASK_AGAIN
         return response
 

@@ -172,9 +172,9 @@ def event(**changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_stage(pki: Path, redis_url: str, folder: Path, **changes: Any) -> AsyncIterator[Stage]:
+async def open_stage(pki: Path, store: str, folder: Path, **changes: Any) -> AsyncIterator[Stage]:
     """A gateway with changed settings before a scripted service."""
-    async with Redis.from_url(redis_url) as redis:
+    async with Redis.from_url(store) as redis:
         await redis.flushdb()  # budgets of the test before
     threat = ScriptedThreatService()
     mesh_settings = MeshSettings(service_name="threat", **_identity(pki, "threat"), drain_seconds=0.5)
@@ -187,7 +187,7 @@ async def open_stage(pki: Path, redis_url: str, folder: Path, **changes: Any) ->
     settings = GatewaySettings(
         **{
             "port": 0,
-            "redis_url": redis_url,
+            "redis_url": store,
             "threat_target": f"127.0.0.1:{port}",
             "operator_token_file": token,
             "drain_seconds": 1.0,
@@ -202,8 +202,10 @@ async def open_stage(pki: Path, redis_url: str, folder: Path, **changes: Any) ->
             yield Stage(threat, settings, server, client)
     finally:
         server.stop()
-        await serving
-        await mesh.drain()
+        try:
+            await serving
+        finally:
+            await mesh.drain()
 
 
 def _identity(pki: Path, service: str) -> dict[str, Path]:
