@@ -2,89 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psutil
 import psycopg
 import pytest
 import redis
 
-from infra.settings import StackSettings
 from infra.stack.addresses import addresses
-from infra.stack.ports import LOOPBACK, free_port
+from infra.stack.ports import LOOPBACK
 from infra.stack.services import SERVICES, service_command, service_named
+from tests.support.stack import Installation, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PORTS = (
-    "POSTGRES",
-    "QUANTUM_POSTGRES",
-    "REDIS",
-    "QUANTUM_REDIS",
-    "KAFKA",
-    "KAFKA_CONTROLLER",
-    "THREAT",
-    "PIPELINE",
-    "GATEWAY",
-)
 WITHOUT = [word for service in SERVICES for word in ("--without", service.name)]
-
-
-class Installation:
-    """A data folder and ports of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {f"BEHAVIORGUARD_{name}_PORT": str(free_port()) for name in PORTS} | {
-            "BEHAVIORGUARD_DATA": str(folder),
-            "BEHAVIORGUARD_BROKER": "embedded",
-        }
-
-    def settings(self) -> StackSettings:
-        values = {key.removeprefix("BEHAVIORGUARD_").lower(): value for key, value in self.environment.items()}
-        return StackSettings(**values)  # type: ignore[arg-type]  # pydantic parses the texts as it does the environment's
-
-    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-c", "from infra.cli.main import main; main()", *words]
-        environment = {**os.environ, **self.environment, "COLUMNS": "200"}
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=120)
-
-    def status(self) -> dict[str, Any]:
-        parsed: dict[str, Any] = json.loads(self.call("status", "--json").stdout)
-        return parsed
-
-    def processes(self) -> list[int]:
-        """Whoever still runs with this data folder in its arguments or as a supervisor on it."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if str(self.folder) in " ".join(process.cmdline()) or process.environ().get(
-                    "BEHAVIORGUARD_DATA"
-                ) == str(self.folder):
-                    found.append(process.pid)
-            except (psutil.AccessDenied, psutil.NoSuchProcess):
-                continue
-        return found
 
 
 @pytest.fixture
 def installation() -> Iterator[Installation]:
-    folder = Path(tempfile.mkdtemp(prefix="behaviorguard-stack-"))
-    folder.chmod(0o711)
-    installed = Installation(folder)
-    yield installed
-    installed.call("down", "--erase", "--yes")
-    shutil.rmtree(folder, ignore_errors=True)
+    with installed() as installation:
+        yield installation
 
 
 @pytest.mark.end_to_end
