@@ -7,10 +7,12 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import google.api.annotations_pb2
 import grpc_tools  # type: ignore[import-untyped]  # the wheel has no types
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "protos"
@@ -67,8 +69,11 @@ def write_validation_descriptor(target: Path) -> None:
     target.write_bytes(files.SerializeToString(deterministic=True))
 
 
-def compile_descriptors(scratch: Path) -> descriptor_pb2.FileDescriptorSet:
-    """Compile all contracts. The result holds every import; comments (source info) are kept for our own files only."""
+def compile_descriptors(scratch: Path) -> bytes:
+    """Compile all contracts into a serialised `google.protobuf.FileDescriptorSet` with every import.
+
+    Comments (source info) are kept for our own files only.
+    """
     validation = scratch / "validate.binpb"
     write_validation_descriptor(validation)
     target = scratch / "descriptors.binpb"
@@ -82,11 +87,21 @@ def compile_descriptors(scratch: Path) -> descriptor_pb2.FileDescriptorSet:
             *contract_files(),
         ]
     )
-    files = descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+    files = _plain_descriptor_set().FromString(target.read_bytes())
     for file in files.file:
         if not file.name.startswith("behaviorguard/"):
             file.ClearField("source_code_info")
-    return files
+    return bytes(files.SerializeToString(deterministic=True))
+
+
+def _plain_descriptor_set() -> Any:
+    """`FileDescriptorSet` of a pool that knows no custom option.
+
+    With options that it knows, the bytes would depend on what else the process has imported.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(descriptor_pb2.DESCRIPTOR.serialized_pb)
+    return GetMessageClass(pool.FindMessageTypeByName("google.protobuf.FileDescriptorSet"))
 
 
 def write_stubs(target: Path, scratch: Path) -> None:

@@ -25,9 +25,9 @@ def _derive(target: Path, scratch: Path) -> None:
     generated = target / "generated"
     generated.mkdir(parents=True)
     write_stubs(generated, scratch)
-    files = compile_descriptors(scratch)
-    (generated / "descriptors.binpb").write_bytes(files.SerializeToString(deterministic=True))
-    contracts = Contracts(files)
+    descriptors = compile_descriptors(scratch)
+    (generated / "descriptors.binpb").write_bytes(descriptors)
+    contracts = Contracts(descriptors)
     (generated / "openapi.json").write_bytes(openapi(contracts))
     (target / REFERENCE).parent.mkdir()
     (target / REFERENCE).write_bytes(reference(contracts))

@@ -42,7 +42,7 @@ def main() -> int:
         scratch = Path(folder)
         image = scratch / "contracts.binpb"
         try:
-            image.write_bytes(compile_descriptors(scratch).SerializeToString(deterministic=True))
+            image.write_bytes(compile_descriptors(scratch))
         except ContractError as error:
             sys.stderr.write(f"The contracts do not compile:\n{error}\n")
             return 2

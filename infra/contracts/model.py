@@ -43,8 +43,9 @@ class Route:
 class Contracts:
     """Reads a descriptor set with its own pool, so that the options are understood as that very set declares them."""
 
-    def __init__(self, files: descriptor_pb2.FileDescriptorSet) -> None:
-        self._files = files
+    def __init__(self, descriptors: bytes) -> None:
+        """Take a serialised `google.protobuf.FileDescriptorSet` that holds all imports."""
+        self._files = files = descriptor_pb2.FileDescriptorSet.FromString(descriptors)
         self._pool = descriptor_pool.DescriptorPool()
         for file in files.file:
             self._pool.Add(file)

@@ -114,7 +114,7 @@ class MobileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDevice(self, request, context):
-        """One device.
+        """One of a person's devices. NOT_FOUND (UNKNOWN_DEVICE) when it is not theirs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,7 @@ class MobileServiceStub:
     Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (STEP_UP_REQUIRED).
     """
     GetDevice: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.GetDeviceRequest, _mobile_service_pb2.GetDeviceResponse]
-    """One device."""
+    """One of a person's devices. NOT_FOUND (UNKNOWN_DEVICE) when it is not theirs."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.ListDevicesRequest, _mobile_service_pb2.ListDevicesResponse]
     """A person's devices, last used first; revoked ones only when asked for."""
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.RevokeDeviceRequest, _mobile_service_pb2.RevokeDeviceResponse]
@@ -82,7 +82,7 @@ class MobileServiceAsyncStub(MobileServiceStub):
     Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (STEP_UP_REQUIRED).
     """
     GetDevice: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.GetDeviceRequest, _mobile_service_pb2.GetDeviceResponse]  # type: ignore[assignment]
-    """One device."""
+    """One of a person's devices. NOT_FOUND (UNKNOWN_DEVICE) when it is not theirs."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.ListDevicesRequest, _mobile_service_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """A person's devices, last used first; revoked ones only when asked for."""
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.RevokeDeviceRequest, _mobile_service_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
@@ -139,7 +139,7 @@ class MobileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mobile_service_pb2.GetDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mobile_service_pb2.GetDeviceResponse, _abc.Awaitable[_mobile_service_pb2.GetDeviceResponse]]:
-        """One device."""
+        """One of a person's devices. NOT_FOUND (UNKNOWN_DEVICE) when it is not theirs."""
 
     @_abc_1.abstractmethod
     def ListDevices(

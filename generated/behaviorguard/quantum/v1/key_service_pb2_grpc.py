@@ -89,7 +89,7 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetKey(self, request, context):
-        """One key with its versions.
+        """One key with its versions. NOT_FOUND when the organisation has no such key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class KeyServiceStub:
     FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
     """
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]
-    """One key with its versions."""
+    """One key with its versions. NOT_FOUND when the organisation has no such key."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """Keys of the organisation, newest first, a page at a time."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
@@ -74,7 +74,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
     """
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]  # type: ignore[assignment]
-    """One key with its versions."""
+    """One key with its versions. NOT_FOUND when the organisation has no such key."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Keys of the organisation, newest first, a page at a time."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
@@ -116,7 +116,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.GetKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.GetKeyResponse, _abc.Awaitable[_key_service_pb2.GetKeyResponse]]:
-        """One key with its versions."""
+        """One key with its versions. NOT_FOUND when the organisation has no such key."""
 
     @_abc_1.abstractmethod
     def ListKeys(
