@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 from behaviorguard.api.v1 import errors_pb2
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 if TYPE_CHECKING:
@@ -27,31 +27,7 @@ STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 _MAX_TEXT: Final = 300
 _MAX_PROBLEMS_TEXT: Final = 3000
 
-# The codes that errors.proto documents beside each reason.
-_CODES: Final = {
-    ErrorReason.ERROR_REASON_UNSPECIFIED: grpc.StatusCode.UNKNOWN,
-    ErrorReason.ERROR_REASON_INVALID_FIELD: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorReason.ERROR_REASON_MALFORMED_BODY: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorReason.ERROR_REASON_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorReason.ERROR_REASON_UNKNOWN_CALLER: grpc.StatusCode.UNAUTHENTICATED,
-    ErrorReason.ERROR_REASON_CALLER_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
-    ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
-    ErrorReason.ERROR_REASON_SESSION_REQUIRED: grpc.StatusCode.UNAUTHENTICATED,
-    ErrorReason.ERROR_REASON_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorReason.ERROR_REASON_UNKNOWN_USER: grpc.StatusCode.NOT_FOUND,
-    ErrorReason.ERROR_REASON_DUPLICATE_EVENT: grpc.StatusCode.ALREADY_EXISTS,
-    ErrorReason.ERROR_REASON_CLOCK_SKEW: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorReason.ERROR_REASON_RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorReason.ERROR_REASON_OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    ErrorReason.ERROR_REASON_CIRCUIT_OPEN: grpc.StatusCode.UNAVAILABLE,
-    ErrorReason.ERROR_REASON_INVALID_TOKEN: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorReason.ERROR_REASON_DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ErrorReason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
-    ErrorReason.ERROR_REASON_NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
-    ErrorReason.ERROR_REASON_KEY_EXCHANGE_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
-    ErrorReason.ERROR_REASON_WRONG_STATE: grpc.StatusCode.FAILED_PRECONDITION,
-}
+_STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +97,21 @@ class OperatorError(Exception):
     """The service cannot run as it is set up; the text tells an operator what to change and is logged as it is."""
 
 
+@cache
 def status_code(reason: ErrorReason.ValueType) -> grpc.StatusCode:
-    """The canonical status code of a reason, as errors.proto documents it."""
-    return _CODES[reason]
+    """The canonical status code that the contract gives the reason."""
+    return _STATUS_CODES[_options(reason).Extensions[errors_pb2.code]]
 
 
 @cache
 def suggested_action(reason: ErrorReason.ValueType) -> str:
     """What the caller should do next: the contract's sentence for the reason."""
+    return _options(reason).Extensions[errors_pb2.suggested_action]
+
+
+def _options(reason: ErrorReason.ValueType) -> descriptor_pb2.EnumValueOptions:
     value = errors_pb2.DESCRIPTOR.enum_types_by_name["ErrorReason"].values_by_number[reason]
-    return str(value.GetOptions().Extensions[errors_pb2.suggested_action])
+    return value.GetOptions()
 
 
 def _bad_request(problems: Sequence[FieldProblem]) -> error_details_pb2.BadRequest:

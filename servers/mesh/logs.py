@@ -19,6 +19,7 @@ import logging
 import queue
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _QUEUE_LINES: Final = 10_000
 _MAX_TEXT: Final = 2_000
+_CLOSE_SECONDS: Final = 3.0
 _MAX_FRAMES: Final = 40
 _WITHHELD: Final = "[withheld]"
 _OWN_KEYS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -123,6 +125,14 @@ class _Write(QueueListener):
     def handle(self, record: Any) -> None:
         self._stream.write(f"{record}\n")
         self._stream.flush()
+
+    def stop(self) -> None:
+        """Write what is queued, but wait for a stuck stream no longer than a few seconds."""
+        thread, self._thread = self._thread, None
+        with suppress(queue.Full):
+            self.queue.put(None, timeout=_CLOSE_SECONDS)
+            if thread is not None:
+                thread.join(_CLOSE_SECONDS)
 
 
 class LogOutput:
