@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.stack.errors import StackError
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -93,3 +95,13 @@ class StackSettings(BaseSettings):
     def logs(self) -> Path:
         """Folder of the logs, one a process."""
         return self.data / "logs"
+
+
+def load_settings() -> StackSettings:
+    """Read the settings. Raises StackError that names the variable when one cannot be used."""
+    try:
+        return StackSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"BEHAVIORGUARD_{first['loc'][0]}".upper()
+        raise StackError(f"{name} cannot be used: {first['msg']}", f"correct it, or unset it: unset {name}") from None

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from infra.settings import StackSettings
+from infra.settings import load_settings
 from infra.stack.checks import examine
 
 MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
@@ -28,7 +28,7 @@ Exit codes: 0 nothing stands in the way (there may be warnings); 1 something doe
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Check this machine and say what to do. Changes nothing."""
-    findings = examine(StackSettings())
+    findings = examine(load_settings())
     good = all(finding.verdict != "error" for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": good, "findings": [asdict(finding) for finding in findings]}, indent=1))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from infra.stack.errors import StackError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -40,6 +42,17 @@ class LazyGroup(click.Group):
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; what it cannot do is said in one sentence with what to do next, not as a traceback."""
+        try:
+            return super().invoke(ctx)
+        except StackError as error:
+            raise click.ClickException(str(error)) from error
+        except PermissionError as error:
+            raise click.ClickException(
+                f"{error.filename} is not yours\n  -> run as its owner, or set BEHAVIORGUARD_DATA to a folder of yours"
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.settings import StackSettings
+from infra.settings import StackSettings, load_settings
 from infra.stack.account import reachable_folder, unprivileged_account
 from infra.stack.addresses import addresses
 from infra.stack.leftovers import leftovers, stop_leftovers
@@ -49,7 +49,7 @@ Exit codes: 0 healthy (or it already ran); 1 the start failed, nothing is left r
 def up(without: tuple[str, ...]) -> None:
     """Start everything in the background and return when it is healthy."""
     console = Console(highlight=False, soft_wrap=True)
-    settings = StackSettings()
+    settings = load_settings()
     for name in without:
         _known_service(name)
     if is_supervised(settings.run):
@@ -159,7 +159,7 @@ Exit codes: 0 nothing runs any more (or nothing ran); 1 something could not be s
 @click.option("--yes", is_flag=True, help="Do not ask before erasing.")
 def down(erase: bool, yes: bool) -> None:
     """Stop everything; data stays."""
-    settings = StackSettings()
+    settings = load_settings()
     if erase and not yes:
         click.confirm(f"Erase everything in {settings.data}?", abort=True)
     ran = is_supervised(settings.run)
@@ -224,7 +224,7 @@ Exit codes: 0 everything is healthy; 3 it does not run, or something is not heal
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
     """Say what runs and how it is."""
-    settings = StackSettings()
+    settings = load_settings()
     running = is_supervised(settings.run)
     found = read_status(settings.run) or StackStatus(phase="stopped")
     left = {} if running else leftovers(settings.run)
@@ -294,7 +294,7 @@ def serve(name: str) -> None:
 
     The stores and the broker must run: `behaviorguard up --without NAME` starts all but this service.
     """
-    settings = StackSettings()
+    settings = load_settings()
     service = _known_service(name)
     found = read_status(settings.run)
     if not is_supervised(settings.run) or found is None:

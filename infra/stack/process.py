@@ -63,6 +63,14 @@ class Process:
         """How it ended: None while it runs or before it started, negative for a signal."""
         return self._child.poll() if self._child is not None else None
 
+    @property
+    def ending(self) -> str:
+        """How it ended, in words, with its last ones unless it was killed."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"ended (exit code {code}): {self.last_words()}"
+
     def start(self) -> None:
         """Start it. Raises StackError when the program cannot be run."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +103,7 @@ class Process:
         while True:
             if self.exit_code is not None:
                 raise StackError(
-                    f"{self.command.name} ended while starting (exit code {self.exit_code}): {self.last_words()}",
+                    f"{self.command.name} did not start: it {self.ending}",
                     f"read {self.log}",
                 )
             if ready():

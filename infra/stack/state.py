@@ -81,10 +81,11 @@ class StatusBoard:
             self._status.parts[name] = replace(self._status.parts[name], **values)  # type: ignore[arg-type]  # by name
             self._publish()
 
-    def count_restart(self, name: str) -> None:
-        """Count one more restart of a part."""
+    def count_restart(self, name: str, fault: str) -> None:
+        """Say that a part is being restarted once more, and why."""
         with self._lock:
-            self._status.parts[name].restarts += 1
+            part = self._status.parts[name]
+            part.restarts, part.state, part.detail = part.restarts + 1, "restarting", fault
             self._publish()
 
     def tell(self, note: str) -> None:

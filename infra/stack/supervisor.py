@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from infra.settings import StackSettings
+from infra.settings import load_settings
 from infra.stack.errors import StackError
 from infra.stack.leftovers import stop_leftovers
 from infra.stack.parts import build_parts
@@ -153,7 +153,7 @@ class Supervisor:
             if process is not None:
                 process.bound_log()
                 if process.pid is None:
-                    return f"ended with exit code {process.exit_code}: {process.last_words()}"
+                    return process.ending
             if time.monotonic() - asked >= self._watching.health_seconds:
                 failures = 0 if part.healthy() else failures + 1
                 asked = time.monotonic()
@@ -173,7 +173,7 @@ class Supervisor:
         """Restart a part until it is healthy or the attempts are used up; returns how many were used."""
         while attempts < self._watching.attempts and not self._stopping.is_set():
             attempts += 1
-            self._board.count_restart(part.name)
+            self._board.count_restart(part.name, fault)
             part.stop()
             try:
                 self._start(part, "restarting")
@@ -208,7 +208,7 @@ class Supervisor:
 def main(without: Sequence[str]) -> int:
     """Run the embedded stack in this process until SIGTERM or SIGINT. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    settings = StackSettings()
+    settings = load_settings()
     lock = acquire_lock(settings.run, LOCK_SECONDS)
     if lock is None:
         _log.error("a supervisor already runs on %s", settings.data)

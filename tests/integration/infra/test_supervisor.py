@@ -127,7 +127,7 @@ def test_a_failed_start_stops_the_others_and_says_what_to_do(tmp_path: Path) -> 
     with supervised(tmp_path, good, bad):
         status = _status(tmp_path)
     assert status.phase == "failed"
-    assert "bad ended while starting (exit code 1): no licence" in status.problem
+    assert "bad did not start: it ended (exit code 1): no licence" in status.problem
     assert str(bad.process.log) in status.action
 
 

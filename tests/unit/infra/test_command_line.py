@@ -44,3 +44,11 @@ def test_an_unknown_command_is_refused() -> None:
     result = CliRunner().invoke(main, ["fly"])
     assert result.exit_code == 2
     assert "No such command" in result.output
+
+
+def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEHAVIORGUARD_KAFKA_PORT", "many")
+    result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 1
+    assert "BEHAVIORGUARD_KAFKA_PORT cannot be used" in result.output
+    assert "Traceback" not in result.output
