@@ -10,14 +10,30 @@ import base64
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from pipeline.features.layout import BASELINE_HEADER, BASELINE_SIZE, CONTEXT, EVIDENCE_VERSION, SAMPLE_SIZE
+from pipeline.features.layout import BASELINE_HEADER, BASELINE_SIZE, CONTEXT, EVIDENCE_VERSION, MEASURES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ORGANIZATION = "00000000-0000-4000-8000-000000000001"
+PROMPT = 1.0
+ATTACKED = 0.02
+NEUTRAL = dict.fromkeys(
+    (
+        "network_activity",
+        "authentication_patterns",
+        "biometric_confidence",
+        "location_consistency",
+        "typing_pattern_deviation",
+        "mouse_dynamic_variance",
+    ),
+    0.5,
+)
 _EVENT_MARK = "00000000-0000-0000-0000-00000000e0e0"
 _ACCEPTED_MARK = 1_234_567_890_123
 
@@ -42,18 +58,20 @@ def read_event_id(text: bytes) -> tuple[int, int, int]:
 
 
 def record(user: int, event: str, accepted_at_ms: int, rng: np.random.Generator) -> dict[str, Any]:
-    """A `ThreatEventRecord` as a dictionary."""
-    sample = rng.normal(120.0, 40.0, SAMPLE_SIZE).astype("<f4")
-    baseline = np.abs(rng.normal(120.0, 40.0, BASELINE_SIZE)).astype("<f4") + 1
-    baseline[: len(BASELINE_HEADER)] = 20.0
-    context: dict[str, float] = dict(zip(CONTEXT, np.round(rng.random(len(CONTEXT)), 4).tolist(), strict=True))
+    """A `ThreatEventRecord` as a dictionary: a person well known, working as usual.
+
+    One event in fifty is far from the person's normal, so that reasons are found and written as often as in a system that is attacked at times.
+    """
+    sample, baseline = _evidence(rng, strayed=rng.random() < ATTACKED)
+    context = dict.fromkeys(CONTEXT, 0.0) | NEUTRAL
+    context["user_behavior_score"] = round(float(rng.random()) / 4, 4)
     return {
         "user_id": user_id(user),
         "timestamp": datetime.fromtimestamp(accepted_at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
         "source": "behavioral",
         "correlation_id": str(uuid.UUID(bytes=rng.bytes(16), version=4)),
         **context,
-        "threat_indicators": int(rng.integers(0, 3)),
+        "threat_indicators": 0,
         "session_duration": int(rng.integers(0, 3600)),
         "event_id": event,
         "session_id": str(uuid.UUID(bytes=rng.bytes(16), version=4)),
@@ -64,6 +82,23 @@ def record(user: int, event: str, accepted_at_ms: int, rng: np.random.Generator)
         "simulated_features": [],
         "accepted_at_ms": accepted_at_ms,
     }
+
+
+def _evidence(rng: np.random.Generator, *, strayed: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A sample and the baseline it belongs to: typing timing and mouse, no touch."""
+    header = len(BASELINE_HEADER)
+    mean = rng.uniform(80.0, 160.0, len(MEASURES))
+    spread = mean * 0.2
+    far = 4.0 if strayed else 0.0
+    measures = mean + spread * (rng.normal(0.0, 0.7, len(MEASURES)) + far)
+    unobserved = [i for i, name in enumerate(MEASURES) if name.startswith(("pressure", "size"))]
+    for column in (measures, mean, spread):
+        column[unobserved] = np.nan
+    baseline = np.full(BASELINE_SIZE, 0.0, "<f4")
+    for index, name in enumerate(BASELINE_HEADER):
+        baseline[index] = 40.0 if name.endswith("_samples") else 0.6 if name.startswith("self_mean") else 0.2
+    baseline[header:] = np.concatenate([mean, spread])
+    return np.concatenate([[PROMPT], measures]).astype("<f4"), baseline
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,12 @@ class Health:
         self._trouble = ""
 
     def trouble(self, what: str) -> None:
-        """Something failed; it stands until a batch is scored."""
+        """Something failed; it stands until a batch is scored or partitions are assigned."""
         self._trouble = what
 
     def assigned(self, partitions: Collection[int]) -> None:
-        """The group answered: these partitions are ours."""
+        """The group answered: these partitions are ours, and what troubled the session before is over."""
+        self._trouble = ""
         self._partitions = tuple(sorted(partitions))
 
     def statistics(self, text: str) -> None:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pipeline.stages.monitor import Monitor
 
 _IDLE_SECONDS = 0.2
-_READ_AHEAD = 2
-"""Batches that are deserialized and not scored yet."""
+_READ_AHEAD = 1
+"""Batches that are deserialized and not scored yet: one keeps the scoring thread busy, more would only make events wait."""
 _ANSWER_SECONDS = 10.0
 _ORIGINAL_BYTES = 65_536
 _log = logging.getLogger(__name__)
@@ -159,10 +159,19 @@ class Session:
             return
         most = self._settings.pipeline_batch_events - 1
         if most:
-            messages += self._consumer.consume(most, self._settings.pipeline_window_seconds)
+            messages += self._consumer.consume(most, self._window_left(messages[0]))
         work = self._understand([message for message in messages if self._is_ours(message)])
         if work is not None:
             self._put(work)
+
+    def _window_left(self, first: Message) -> float:
+        """Seconds until the window closes that the first event opened when it was written, not when it was read.
+
+        An event that waited while the batch before it was scored waits no longer. Clocks that disagree only make the window shorter or full.
+        """
+        window = self._settings.pipeline_window_seconds
+        waited = time.time() - first.timestamp()[1] / 1000
+        return min(window, max(0.0, window - waited))
 
     def _is_ours(self, message: Message) -> bool:
         error = message.error()

@@ -284,7 +284,7 @@ def _key_matches(key: bytes | None, user_id: object) -> bool:
 
 
 def _is_utc_time(value: object) -> bool:
-    if not isinstance(value, str) or len(value) > _MAX_TIMESTAMP_LENGTH:
+    if not isinstance(value, str) or len(value) > _MAX_TIMESTAMP_LENGTH or value[10:11] != "T":
         return False
     try:
         return datetime.fromisoformat(value).tzinfo is not None

@@ -80,6 +80,14 @@ class PipelineProcess:
         self.wait(lambda status, _: status == 200)
         return self
 
+    def wait_end(self) -> None:
+        assert self.child is not None
+        self.child.wait(PATIENCE)
+
+    def end_code(self) -> int | None:
+        assert self.child is not None
+        return self.child.poll()
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.child is not None
         self.child.send_signal(how)
@@ -132,6 +140,7 @@ class Broker:
         self.alerts: dict[str, list[dict[str, Any]]] = {}
         self.headers: dict[str, dict[str, bytes]] = {}
         self.letters: list[dict[str, Any]] = []
+        self._by_node: dict[bytes, set[str]] = {}
 
     def send(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
@@ -143,6 +152,14 @@ class Broker:
 
     def flush(self) -> None:
         assert self._producer.flush(PATIENCE) == 0
+
+    @property
+    def nodes(self) -> set[bytes]:
+        return set(self._by_node)
+
+    def made_by(self, node: bytes) -> set[str]:
+        """Ids of the alerts that a node made."""
+        return self._by_node.get(node, set())
 
     def wait(self, condition: Callable[[Broker], bool]) -> Broker:
         deadline = time.monotonic() + PATIENCE
@@ -163,7 +180,8 @@ class Broker:
             if message.topic() == "threat-alerts":
                 assert message.key() == content["event_id"].encode()
                 self.alerts.setdefault(content["event_id"], []).append(content)
-                self.headers[content["event_id"]] = dict(message.headers() or [])
+                self.headers[content["event_id"]] = headers = dict(message.headers() or [])
+                self._by_node.setdefault(headers["processing-node"], set()).add(content["event_id"])
             else:
                 self.letters.append(content)
 
