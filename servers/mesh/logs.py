@@ -120,6 +120,7 @@ class _Write(QueueListener):
 
     def __init__(self, lines: queue.Queue[str | None], stream: TextIO) -> None:
         super().__init__(lines)
+        self._lines = lines
         self._stream = stream
 
     def handle(self, record: Any) -> None:
@@ -130,7 +131,7 @@ class _Write(QueueListener):
         """Write what is queued, but wait for a stuck stream no longer than a few seconds."""
         thread, self._thread = self._thread, None
         with suppress(queue.Full):
-            self.queue.put(None, timeout=_CLOSE_SECONDS)
+            self._lines.put(None, timeout=_CLOSE_SECONDS)
             if thread is not None:
                 thread.join(_CLOSE_SECONDS)
 

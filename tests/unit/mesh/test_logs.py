@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ def test_sensitive_fields_and_objects_are_withheld() -> None:
     assert (said["note"], said["rows"], said["count"]) == ("[withheld]", "list", 3)
 
 
-def inner() -> None:
+def inner() -> NoReturn:
     raise KeyError("inner-secret")
 
 
