@@ -130,7 +130,9 @@ class HttpField(_message.Message):
     response_header: _builtins.str
     """Answer fields: the header that repeats the field's value."""
     response_cookie: _builtins.str
-    """Answer fields: the cookie (Secure, HttpOnly, SameSite=Strict) that carries the value. The body then leaves the field out."""
+    """Answer fields: the cookie (Secure, HttpOnly, SameSite=Strict) that carries the value. The body then leaves the
+    field out.
+    """
     request_cookie: _builtins.str
     """Request fields: the cookie whose value fills the field when path, query and body leave it unset."""
     def __init__(

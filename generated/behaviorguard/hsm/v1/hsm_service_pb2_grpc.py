@@ -26,11 +26,13 @@ if _version_not_supported:
 
 
 class HsmServiceStub:
-    """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and OpenChannel, an HSM token in the metadata
-    `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over method, counter and SHA-256 of the request, under the channel's key>". A counter
-    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
-    Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle), DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole
-    replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module away), RESOURCE_EXHAUSTED (OVERLOADED).
+    """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
+    OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
+    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
+    (HSM_TOKEN_INVALID) and raises a security event.
+    Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
+    DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
+    away), RESOURCE_EXHAUSTED (OVERLOADED).
     """
 
     def __init__(self, channel):
@@ -102,38 +104,44 @@ class HsmServiceStub:
 
 
 class HsmServiceServicer:
-    """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and OpenChannel, an HSM token in the metadata
-    `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over method, counter and SHA-256 of the request, under the channel's key>". A counter
-    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
-    Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle), DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole
-    replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module away), RESOURCE_EXHAUSTED (OVERLOADED).
+    """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
+    OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
+    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
+    (HSM_TOKEN_INVALID) and raises a security event.
+    Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
+    DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
+    away), RESOURCE_EXHAUSTED (OVERLOADED).
     """
 
     def GetStatus(self, request, context):
-        """What the HSM is and how it is: back end, sealed or not, entropy, replicas. Says plainly when it is a software store.
+        """What the HSM is and how it is: back end, sealed or not, entropy, replicas. Says plainly when it is a software
+        store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def OpenChannel(self, request, context):
-        """Opens a channel for HSM tokens: both sides contribute an X25519MLKEM768 share, so that the channel's key belongs to this caller alone.
+        """Opens a channel for HSM tokens: both sides contribute an X25519MLKEM768 share, so that the channel's key belongs to
+        this caller alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GenerateKey(self, request, context):
-        """Makes a key, or with the id of one that exists its next version, seals its seed on three modules and answers with the public half. When it returns, two
-        modules at least have it durably. UNAVAILABLE (ENTROPY_FAILED) while an entropy source fails its health test.
+        """Makes a key, or with the id of one that exists its next version, seals its seed on three modules and answers with
+        the public half. When it returns, two modules at least have it durably. UNAVAILABLE (ENTROPY_FAILED) while an
+        entropy source fails its health test.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decrypt(self, request, context):
-        """Opens up to 64 ciphertexts: decapsulates, derives the content key (HKDF-SHA256) and decrypts (AES-256-GCM) inside. Neither shared secret nor content key leaves.
-        Each has its own result; all failures to open look the same (ENVELOPE_INVALID).
+        """Opens up to 64 ciphertexts: decapsulates, derives the content key (HKDF-SHA256) and decrypts (AES-256-GCM) inside.
+        Neither shared secret nor content key leaves. Each has its own result; all failures to open look the same
+        (ENVELOPE_INVALID).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,28 +155,32 @@ class HsmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DestroyKey(self, request, context):
-        """Destroys all versions of a key on all modules. Cannot be undone except from a backup. Destroying one that is gone is no error.
+        """Destroys all versions of a key on all modules. Cannot be undone except from a backup. Destroying one that is gone
+        is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Keys inside, by handle, with the state of their replicas, a page at a time. With `validate`, each is opened and its public half recomputed and compared.
+        """Keys inside, by handle, with the state of their replicas, a page at a time. With `validate`, each is opened and its
+        public half recomputed and compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Initialize(self, request, context):
-        """Makes the master key and answers, this once, with its shares as SLIP-39 words. FAILED_PRECONDITION (WRONG_STATE) when there is one already.
+        """Makes the master key and answers, this once, with its shares as SLIP-39 words. FAILED_PRECONDITION (WRONG_STATE)
+        when there is one already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unseal(self, request, context):
-        """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens. INVALID_ARGUMENT (SHARE_INVALID) drops all shares given.
+        """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens.
+        INVALID_ARGUMENT (SHARE_INVALID) drops all shares given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,8 +201,8 @@ class HsmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RestoreBackup(self, request_iterator, context):
-        """Puts a backup into a new, empty HSM that was unsealed with the same shares, and validates every key. FAILED_PRECONDITION (WRONG_STATE) when it is not empty,
-        DATA_LOSS (REPLICAS_DAMAGED) when the backup was changed.
+        """Puts a backup into a new, empty HSM that was unsealed with the same shares, and validates every key.
+        FAILED_PRECONDITION (WRONG_STATE) when it is not empty, DATA_LOSS (REPLICAS_DAMAGED) when the backup was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,11 +280,13 @@ def add_HsmServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HsmService:
-    """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and OpenChannel, an HSM token in the metadata
-    `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over method, counter and SHA-256 of the request, under the channel's key>". A counter
-    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
-    Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle), DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole
-    replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module away), RESOURCE_EXHAUSTED (OVERLOADED).
+    """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
+    OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
+    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
+    (HSM_TOKEN_INVALID) and raises a security event.
+    Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
+    DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
+    away), RESOURCE_EXHAUSTED (OVERLOADED).
     """
 
     @staticmethod

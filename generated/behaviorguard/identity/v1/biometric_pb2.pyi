@@ -109,7 +109,9 @@ class BiometricCapture(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The capture, at most 8 MiB: an image (JPEG, PNG, BMP; 8 bits a channel; at most 25 megapixels), or a template in `format`."""
+    """The capture, at most 8 MiB: an image (JPEG, PNG, BMP; 8 bits a channel; at most 25 megapixels), or a template in
+    `format`.
+    """
     format: Global___CaptureFormat.ValueType
     """How `data` is to be read. Unset means CAPTURE_FORMAT_IMAGE."""
     def __init__(
@@ -146,7 +148,9 @@ class BiometricTemplate(_message.Message):
     transform_id: _builtins.str
     """UUID of the transform: another one makes a template that cannot be linked to this one."""
     data: _builtins.bytes
-    """The protected template, at most 64 KiB. Left out of every answer to a person: it goes from service to service alone."""
+    """The protected template, at most 64 KiB. Left out of every answer to a person: it goes from service to service
+    alone.
+    """
     def __init__(
         self,
         *,

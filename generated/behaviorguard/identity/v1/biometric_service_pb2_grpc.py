@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class BiometricServiceStub:
-    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are not kept.
-    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS, QUALITY_TOO_LOW
-    (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
+    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are
+    not kept.
+    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS,
+    QUALITY_TOO_LOW (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
     """
 
     def __init__(self, channel):
@@ -75,21 +76,24 @@ class BiometricServiceStub:
 
 
 class BiometricServiceServicer:
-    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are not kept.
-    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS, QUALITY_TOO_LOW
-    (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
+    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are
+    not kept.
+    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS,
+    QUALITY_TOO_LOW (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
     """
 
     def EnrollBiometric(self, request, context):
-        """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER), INVALID_ARGUMENT (captures),
-        UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (quantum service away).
+        """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER),
+        INVALID_ARGUMENT (captures), UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (quantum service away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyBiometric(self, request, context):
-        """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION (NOT_ENROLLED).
+        """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION
+        (NOT_ENROLLED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +128,8 @@ class BiometricServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeBiometric(self, request, context):
-        """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error. NOT_FOUND for an unknown one.
+        """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error.
+        NOT_FOUND for an unknown one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,9 +182,10 @@ def add_BiometricServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BiometricService:
-    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are not kept.
-    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS, QUALITY_TOO_LOW
-    (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
+    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are
+    not kept.
+    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS,
+    QUALITY_TOO_LOW (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
     """
 
     @staticmethod

@@ -27,9 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BiometricServiceStub:
-    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are not kept.
-    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS, QUALITY_TOO_LOW
-    (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
+    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are
+    not kept.
+    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS,
+    QUALITY_TOO_LOW (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
     """
 
     @_typing.overload
@@ -37,11 +38,14 @@ class BiometricServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BiometricServiceAsyncStub: ...
     EnrollBiometric: _grpc.UnaryUnaryMultiCallable[_biometric_service_pb2.EnrollBiometricRequest, _biometric_service_pb2.EnrollBiometricResponse]
-    """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER), INVALID_ARGUMENT (captures),
-    UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (quantum service away).
+    """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER),
+    INVALID_ARGUMENT (captures), UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (quantum service away).
     """
     VerifyBiometric: _grpc.UnaryUnaryMultiCallable[_biometric_service_pb2.VerifyBiometricRequest, _biometric_service_pb2.VerifyBiometricResponse]
-    """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION (NOT_ENROLLED)."""
+    """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION
+    (NOT_ENROLLED).
+    """
     ProcessMobile: _grpc.UnaryUnaryMultiCallable[_biometric_service_pb2.ProcessMobileRequest, _biometric_service_pb2.ProcessMobileResponse]
     """Processes a capture from a mobile device, to enrol or to verify. Errors: as EnrollBiometric and VerifyBiometric."""
     AssessCapture: _grpc.UnaryUnaryMultiCallable[_biometric_service_pb2.AssessCaptureRequest, _biometric_service_pb2.AssessCaptureResponse]
@@ -51,22 +55,28 @@ class BiometricServiceStub:
     ListBiometrics: _grpc.UnaryUnaryMultiCallable[_biometric_service_pb2.ListBiometricsRequest, _biometric_service_pb2.ListBiometricsResponse]
     """A person's templates without their content, newest first; revoked ones only when asked for."""
     RevokeBiometric: _grpc.UnaryUnaryMultiCallable[_biometric_service_pb2.RevokeBiometricRequest, _biometric_service_pb2.RevokeBiometricResponse]
-    """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error. NOT_FOUND for an unknown one."""
+    """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error.
+    NOT_FOUND for an unknown one.
+    """
 
 @_typing.type_check_only
 class BiometricServiceAsyncStub(BiometricServiceStub):
-    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are not kept.
-    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS, QUALITY_TOO_LOW
-    (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
+    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are
+    not kept.
+    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS,
+    QUALITY_TOO_LOW (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnrollBiometric: _aio.UnaryUnaryMultiCallable[_biometric_service_pb2.EnrollBiometricRequest, _biometric_service_pb2.EnrollBiometricResponse]  # type: ignore[assignment]
-    """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER), INVALID_ARGUMENT (captures),
-    UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (quantum service away).
+    """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER),
+    INVALID_ARGUMENT (captures), UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (quantum service away).
     """
     VerifyBiometric: _aio.UnaryUnaryMultiCallable[_biometric_service_pb2.VerifyBiometricRequest, _biometric_service_pb2.VerifyBiometricResponse]  # type: ignore[assignment]
-    """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION (NOT_ENROLLED)."""
+    """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION
+    (NOT_ENROLLED).
+    """
     ProcessMobile: _aio.UnaryUnaryMultiCallable[_biometric_service_pb2.ProcessMobileRequest, _biometric_service_pb2.ProcessMobileResponse]  # type: ignore[assignment]
     """Processes a capture from a mobile device, to enrol or to verify. Errors: as EnrollBiometric and VerifyBiometric."""
     AssessCapture: _aio.UnaryUnaryMultiCallable[_biometric_service_pb2.AssessCaptureRequest, _biometric_service_pb2.AssessCaptureResponse]  # type: ignore[assignment]
@@ -76,12 +86,15 @@ class BiometricServiceAsyncStub(BiometricServiceStub):
     ListBiometrics: _aio.UnaryUnaryMultiCallable[_biometric_service_pb2.ListBiometricsRequest, _biometric_service_pb2.ListBiometricsResponse]  # type: ignore[assignment]
     """A person's templates without their content, newest first; revoked ones only when asked for."""
     RevokeBiometric: _aio.UnaryUnaryMultiCallable[_biometric_service_pb2.RevokeBiometricRequest, _biometric_service_pb2.RevokeBiometricResponse]  # type: ignore[assignment]
-    """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error. NOT_FOUND for an unknown one."""
+    """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error.
+    NOT_FOUND for an unknown one.
+    """
 
 class BiometricServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are not kept.
-    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS, QUALITY_TOO_LOW
-    (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
+    """Recognises faces and fingers. Templates are kept under a revocable transform and post-quantum encryption; images are
+    not kept.
+    Captures that cannot be used fail with one of UNREADABLE_IMAGE, IMAGE_TOO_LARGE, NO_SUBJECT, SEVERAL_SUBJECTS,
+    QUALITY_TOO_LOW (INVALID_ARGUMENT) and with advice; a capture of somebody else is an answer, not an error.
     """
 
     @_abc_1.abstractmethod
@@ -90,8 +103,9 @@ class BiometricServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _biometric_service_pb2.EnrollBiometricRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_biometric_service_pb2.EnrollBiometricResponse, _abc.Awaitable[_biometric_service_pb2.EnrollBiometricResponse]]:
-        """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER), INVALID_ARGUMENT (captures),
-        UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (quantum service away).
+        """Keeps a person's face or finger from several captures: the best are used. Errors: NOT_FOUND (UNKNOWN_USER),
+        INVALID_ARGUMENT (captures), UNAUTHENTICATED (LIVENESS_FAILED), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (quantum service away).
         """
 
     @_abc_1.abstractmethod
@@ -100,7 +114,9 @@ class BiometricServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _biometric_service_pb2.VerifyBiometricRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_biometric_service_pb2.VerifyBiometricResponse, _abc.Awaitable[_biometric_service_pb2.VerifyBiometricResponse]]:
-        """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION (NOT_ENROLLED)."""
+        """Compares one capture with the person's own templates (1:1). Errors: as EnrollBiometric, and FAILED_PRECONDITION
+        (NOT_ENROLLED).
+        """
 
     @_abc_1.abstractmethod
     def ProcessMobile(
@@ -140,6 +156,8 @@ class BiometricServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _biometric_service_pb2.RevokeBiometricRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_biometric_service_pb2.RevokeBiometricResponse, _abc.Awaitable[_biometric_service_pb2.RevokeBiometricResponse]]:
-        """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error. NOT_FOUND for an unknown one."""
+        """Makes a template useless for ever: its content and its transform are erased. Revoking one twice is no error.
+        NOT_FOUND for an unknown one.
+        """
 
 def add_BiometricServiceServicer_to_server(servicer: BiometricServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

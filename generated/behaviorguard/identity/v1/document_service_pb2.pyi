@@ -130,7 +130,9 @@ class AuthenticateDocumentResponse(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     PROCESSING_TIME_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
-    """True when every check that was made passed. It does not say that the document is genuine: see the checks that were not made."""
+    """True when every check that was made passed. It does not say that the document is genuine: see the checks that were
+    not made.
+    """
     confidence: _builtins.float
     """How well it was read and holds together: 0 to 1."""
     format: Global___DocumentFormat.ValueType

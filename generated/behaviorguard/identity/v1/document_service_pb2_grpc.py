@@ -47,8 +47,9 @@ class DocumentServiceServicer:
     """
 
     def AuthenticateDocument(self, request, context):
-        """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and consistency, looks for tampering.
-        Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE, DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+        """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and
+        consistency, looks for tampering. Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE,
+        DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

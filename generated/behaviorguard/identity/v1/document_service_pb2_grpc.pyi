@@ -34,8 +34,9 @@ class DocumentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DocumentServiceAsyncStub: ...
     AuthenticateDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.AuthenticateDocumentRequest, _document_service_pb2.AuthenticateDocumentResponse]
-    """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and consistency, looks for tampering.
-    Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE, DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and
+    consistency, looks for tampering. Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE,
+    DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
     """
 
 @_typing.type_check_only
@@ -44,8 +45,9 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AuthenticateDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.AuthenticateDocumentRequest, _document_service_pb2.AuthenticateDocumentResponse]  # type: ignore[assignment]
-    """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and consistency, looks for tampering.
-    Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE, DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and
+    consistency, looks for tampering. Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE,
+    DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
     """
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +59,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.AuthenticateDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.AuthenticateDocumentResponse, _abc.Awaitable[_document_service_pb2.AuthenticateDocumentResponse]]:
-        """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and consistency, looks for tampering.
-        Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE, DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+        """Reads the machine-readable zone (ICAO 9303: TD1, TD2, TD3, visas) and barcodes, checks digits, dates and
+        consistency, looks for tampering. Nothing is kept. Errors: INVALID_ARGUMENT (UNREADABLE_IMAGE, IMAGE_TOO_LARGE,
+        DOCUMENT_UNREADABLE), RESOURCE_EXHAUSTED (OVERLOADED).
         """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -82,10 +82,10 @@ class SessionServiceServicer:
     """
 
     def Login(self, request, context):
-        """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays in the session
-        store. Wrong address, wrong password and no such person look and take the same.
-        Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo, STEP_UP_REQUIRED),
-        RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
+        """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays
+        in the session store. Wrong address, wrong password and no such person look and take the same.
+        Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo,
+        STEP_UP_REQUIRED), RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,8 +99,9 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveSession(self, request, context):
-        """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a cookie or bearer
-        handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has ended.
+        """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a
+        cookie or bearer handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has
+        ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +122,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StepUp(self, request, context):
-        """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the session's risk.
+        """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the
+        session's risk.
         Errors: as Login.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,14 +131,16 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefreshSession(self, request, context):
-        """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after the session's longest life.
+        """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after
+        the session's longest life.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSessions(self, request, context):
-        """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants it.
+        """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants
+        it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,29 +34,35 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     Login: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LoginRequest, _session_service_pb2.LoginResponse]
-    """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays in the session
-    store. Wrong address, wrong password and no such person look and take the same.
-    Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo, STEP_UP_REQUIRED),
-    RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
+    """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays
+    in the session store. Wrong address, wrong password and no such person look and take the same.
+    Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo,
+    STEP_UP_REQUIRED), RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]
     """Ends the caller's own session. Ending one that has ended is no error."""
     ResolveSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ResolveSessionRequest, _session_service_pb2.ResolveSessionResponse]
-    """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a cookie or bearer
-    handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has ended.
+    """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a
+    cookie or bearer handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has
+    ended.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """The caller's own session, as the browser may know it."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """A person's sessions that have not ended, newest first."""
     StepUp: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.StepUpRequest, _session_service_pb2.StepUpResponse]
-    """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the session's risk.
+    """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the
+    session's risk.
     Errors: as Login.
     """
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]
-    """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after the session's longest life."""
+    """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after
+    the session's longest life.
+    """
     RevokeSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionsRequest, _session_service_pb2.RevokeSessionsResponse]
-    """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants it."""
+    """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants
+    it.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -64,29 +70,35 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Login: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LoginRequest, _session_service_pb2.LoginResponse]  # type: ignore[assignment]
-    """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays in the session
-    store. Wrong address, wrong password and no such person look and take the same.
-    Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo, STEP_UP_REQUIRED),
-    RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
+    """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays
+    in the session store. Wrong address, wrong password and no such person look and take the same.
+    Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo,
+    STEP_UP_REQUIRED), RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
     """
     Logout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends the caller's own session. Ending one that has ended is no error."""
     ResolveSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ResolveSessionRequest, _session_service_pb2.ResolveSessionResponse]  # type: ignore[assignment]
-    """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a cookie or bearer
-    handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has ended.
+    """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a
+    cookie or bearer handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has
+    ended.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """The caller's own session, as the browser may know it."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """A person's sessions that have not ended, newest first."""
     StepUp: _aio.UnaryUnaryMultiCallable[_session_service_pb2.StepUpRequest, _session_service_pb2.StepUpResponse]  # type: ignore[assignment]
-    """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the session's risk.
+    """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the
+    session's risk.
     Errors: as Login.
     """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]  # type: ignore[assignment]
-    """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after the session's longest life."""
+    """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after
+    the session's longest life.
+    """
     RevokeSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionsRequest, _session_service_pb2.RevokeSessionsResponse]  # type: ignore[assignment]
-    """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants it."""
+    """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants
+    it.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Signs people in and out, and knows who is signed in."""
@@ -97,10 +109,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.LoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.LoginResponse, _abc.Awaitable[_session_service_pb2.LoginResponse]]:
-        """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays in the session
-        store. Wrong address, wrong password and no such person look and take the same.
-        Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo, STEP_UP_REQUIRED),
-        RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
+        """Signs a person in by password, biometric or both. The answer's cookie holds a random handle; the hybrid token stays
+        in the session store. Wrong address, wrong password and no such person look and take the same.
+        Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (ACCOUNT_LOCKED with RetryInfo,
+        STEP_UP_REQUIRED), RESOURCE_EXHAUSTED (rate), UNAVAILABLE (quantum service away).
         """
 
     @_abc_1.abstractmethod
@@ -117,8 +129,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ResolveSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ResolveSessionResponse, _abc.Awaitable[_session_service_pb2.ResolveSessionResponse]]:
-        """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a cookie or bearer
-        handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has ended.
+        """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a
+        cookie or bearer handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has
+        ended.
         """
 
     @_abc_1.abstractmethod
@@ -143,7 +156,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.StepUpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.StepUpResponse, _abc.Awaitable[_session_service_pb2.StepUpResponse]]:
-        """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the session's risk.
+        """Proves again who is at work, after the threat service doubted it, or before something that matters. Lowers the
+        session's risk.
         Errors: as Login.
         """
 
@@ -153,7 +167,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RefreshSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RefreshSessionResponse, _abc.Awaitable[_session_service_pb2.RefreshSessionResponse]]:
-        """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after the session's longest life."""
+        """Gives the session a new handle and a new token, and ends the old handle. FAILED_PRECONDITION (WRONG_STATE) after
+        the session's longest life.
+        """
 
     @_abc_1.abstractmethod
     def RevokeSessions(
@@ -161,6 +177,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RevokeSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionsResponse]]:
-        """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants it."""
+        """Ends sessions of a person: one, or all. The threat service does so on a critical alert where the organisation wants
+        it.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -94,22 +94,24 @@ class UserServiceServicer:
 
     def UpdateUser(self, request, context):
         """Changes what is set in the request and leaves the rest. Suspending a person ends their sessions.
-        Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be demoted or suspended).
+        Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be
+        demoted or suspended).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT (PASSWORD_TOO_WEAK).
+        """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT
+        (PASSWORD_TOO_WEAK).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with the id alone.
-        Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
+        """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with
+        the id alone. Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,13 +41,16 @@ class UserServiceStub:
     """People of the organisation, by e-mail address, a page at a time."""
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]
     """Changes what is set in the request and leaves the rest. Suspending a person ends their sessions.
-    Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be demoted or suspended).
+    Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be
+    demoted or suspended).
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ChangePasswordRequest, _user_service_pb2.ChangePasswordResponse]
-    """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT (PASSWORD_TOO_WEAK)."""
+    """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT
+    (PASSWORD_TOO_WEAK).
+    """
     EraseUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.EraseUserRequest, _user_service_pb2.EraseUserResponse]
-    """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with the id alone.
-    Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
+    """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with
+    the id alone. Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
     """
 
 @_typing.type_check_only
@@ -63,13 +66,16 @@ class UserServiceAsyncStub(UserServiceStub):
     """People of the organisation, by e-mail address, a page at a time."""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]  # type: ignore[assignment]
     """Changes what is set in the request and leaves the rest. Suspending a person ends their sessions.
-    Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be demoted or suspended).
+    Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be
+    demoted or suspended).
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ChangePasswordRequest, _user_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT (PASSWORD_TOO_WEAK)."""
+    """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT
+    (PASSWORD_TOO_WEAK).
+    """
     EraseUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.EraseUserRequest, _user_service_pb2.EraseUserResponse]  # type: ignore[assignment]
-    """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with the id alone.
-    Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
+    """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with
+    the id alone. Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -106,7 +112,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.UpdateUserResponse, _abc.Awaitable[_user_service_pb2.UpdateUserResponse]]:
         """Changes what is set in the request and leaves the rest. Suspending a person ends their sessions.
-        Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be demoted or suspended).
+        Errors: NOT_FOUND, ALREADY_EXISTS (EMAIL_TAKEN), FAILED_PRECONDITION (WRONG_STATE: the last administrator cannot be
+        demoted or suspended).
         """
 
     @_abc_1.abstractmethod
@@ -115,7 +122,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.ChangePasswordResponse, _abc.Awaitable[_user_service_pb2.ChangePasswordResponse]]:
-        """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT (PASSWORD_TOO_WEAK)."""
+        """Sets a new password and ends all other sessions. Errors: UNAUTHENTICATED (CREDENTIALS_REJECTED), INVALID_ARGUMENT
+        (PASSWORD_TOO_WEAK).
+        """
 
     @_abc_1.abstractmethod
     def EraseUser(
@@ -123,8 +132,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.EraseUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.EraseUserResponse, _abc.Awaitable[_user_service_pb2.EraseUserResponse]]:
-        """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with the id alone.
-        Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
+        """Erases a person with everything known of them: sessions, templates, devices, behaviour. Audit records stay, with
+        the id alone. Cannot be undone. Errors: NOT_FOUND, FAILED_PRECONDITION (WRONG_STATE: the last administrator).
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -227,7 +227,9 @@ class DeviceProof(_message.Message):
     challenge_id: _builtins.str
     """UUID of the challenge."""
     signature: _builtins.bytes
-    """Signature over nonce, device id, counter (8 bytes, big-endian) and SHA-256 of the RPC's name: DER of ECDSA P-256 with SHA-256 (ES256), or 3,309 B (ML-DSA-65). At most 4 KiB."""
+    """Signature over nonce, device id, counter (8 bytes, big-endian) and SHA-256 of the RPC's name: DER of ECDSA P-256
+    with SHA-256 (ES256), or 3,309 B (ML-DSA-65). At most 4 KiB.
+    """
     counter: _builtins.int
     """The device's count of its signatures: rises with each; one that does not tells a clone. 1 to 2^53."""
     def __init__(

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class MobileServiceStub:
-    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of the server's with a key that never
-    leaves it; each nonce is good for one use and 60 s.
-    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID), PERMISSION_DENIED (DEVICE_REVOKED,
-    DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
+    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of
+    the server's with a key that never leaves it; each nonce is good for one use and 60 s.
+    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID),
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -76,10 +76,10 @@ class MobileServiceStub:
 
 
 class MobileServiceServicer:
-    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of the server's with a key that never
-    leaves it; each nonce is good for one use and 60 s.
-    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID), PERMISSION_DENIED (DEVICE_REVOKED,
-    DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
+    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of
+    the server's with a key that never leaves it; each nonce is good for one use and 60 s.
+    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID),
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
 
     def StartChallenge(self, request, context):
@@ -90,24 +90,27 @@ class MobileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RegisterDevice(self, request, context):
-        """Registers a device of the person who is signed in, or renews its entry. Errors besides the common: PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS
-        (WRONG_STATE: the id belongs to another person's device).
+        """Registers a device of the person who is signed in, or renews its entry. Errors besides the common:
+        PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS (WRONG_STATE: the id belongs to another person's device).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CaptureBiometric(self, request, context):
-        """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what to do next. A capture that is not good enough is
-        an answer with `next_action` additional_capture_needed. Errors besides the common: those of BiometricService.ProcessMobile.
+        """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what
+        to do next. A capture that is not good enough is an answer with `next_action` additional_capture_needed. Errors
+        besides the common: those of BiometricService.ProcessMobile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Authenticate(self, request, context):
-        """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat service's view of the person.
-        Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (STEP_UP_REQUIRED).
+        """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat
+        service's view of the person.
+        Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED
+        (STEP_UP_REQUIRED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +131,8 @@ class MobileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeDevice(self, request, context):
-        """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no error.
+        """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no
+        error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,10 +185,10 @@ def add_MobileServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MobileService:
-    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of the server's with a key that never
-    leaves it; each nonce is good for one use and 60 s.
-    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID), PERMISSION_DENIED (DEVICE_REVOKED,
-    DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
+    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of
+    the server's with a key that never leaves it; each nonce is good for one use and 60 s.
+    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID),
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MobileServiceStub:
-    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of the server's with a key that never
-    leaves it; each nonce is good for one use and 60 s.
-    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID), PERMISSION_DENIED (DEVICE_REVOKED,
-    DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
+    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of
+    the server's with a key that never leaves it; each nonce is good for one use and 60 s.
+    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID),
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
 
     @_typing.overload
@@ -40,59 +40,69 @@ class MobileServiceStub:
     StartChallenge: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.StartChallengeRequest, _mobile_service_pb2.StartChallengeResponse]
     """A nonce to be signed by a device, or put into its attestation."""
     RegisterDevice: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.RegisterDeviceRequest, _mobile_service_pb2.RegisterDeviceResponse]
-    """Registers a device of the person who is signed in, or renews its entry. Errors besides the common: PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS
-    (WRONG_STATE: the id belongs to another person's device).
+    """Registers a device of the person who is signed in, or renews its entry. Errors besides the common:
+    PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS (WRONG_STATE: the id belongs to another person's device).
     """
     CaptureBiometric: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.CaptureBiometricRequest, _mobile_service_pb2.CaptureBiometricResponse]
-    """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what to do next. A capture that is not good enough is
-    an answer with `next_action` additional_capture_needed. Errors besides the common: those of BiometricService.ProcessMobile.
+    """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what
+    to do next. A capture that is not good enough is an answer with `next_action` additional_capture_needed. Errors
+    besides the common: those of BiometricService.ProcessMobile.
     """
     Authenticate: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.AuthenticateRequest, _mobile_service_pb2.AuthenticateResponse]
-    """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat service's view of the person.
-    Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (STEP_UP_REQUIRED).
+    """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat
+    service's view of the person.
+    Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED
+    (STEP_UP_REQUIRED).
     """
     GetDevice: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.GetDeviceRequest, _mobile_service_pb2.GetDeviceResponse]
     """One of a person's devices. NOT_FOUND (UNKNOWN_DEVICE) when it is not theirs."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.ListDevicesRequest, _mobile_service_pb2.ListDevicesResponse]
     """A person's devices, last used first; revoked ones only when asked for."""
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_mobile_service_pb2.RevokeDeviceRequest, _mobile_service_pb2.RevokeDeviceResponse]
-    """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no error."""
+    """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no
+    error.
+    """
 
 @_typing.type_check_only
 class MobileServiceAsyncStub(MobileServiceStub):
-    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of the server's with a key that never
-    leaves it; each nonce is good for one use and 60 s.
-    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID), PERMISSION_DENIED (DEVICE_REVOKED,
-    DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
+    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of
+    the server's with a key that never leaves it; each nonce is good for one use and 60 s.
+    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID),
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartChallenge: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.StartChallengeRequest, _mobile_service_pb2.StartChallengeResponse]  # type: ignore[assignment]
     """A nonce to be signed by a device, or put into its attestation."""
     RegisterDevice: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.RegisterDeviceRequest, _mobile_service_pb2.RegisterDeviceResponse]  # type: ignore[assignment]
-    """Registers a device of the person who is signed in, or renews its entry. Errors besides the common: PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS
-    (WRONG_STATE: the id belongs to another person's device).
+    """Registers a device of the person who is signed in, or renews its entry. Errors besides the common:
+    PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS (WRONG_STATE: the id belongs to another person's device).
     """
     CaptureBiometric: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.CaptureBiometricRequest, _mobile_service_pb2.CaptureBiometricResponse]  # type: ignore[assignment]
-    """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what to do next. A capture that is not good enough is
-    an answer with `next_action` additional_capture_needed. Errors besides the common: those of BiometricService.ProcessMobile.
+    """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what
+    to do next. A capture that is not good enough is an answer with `next_action` additional_capture_needed. Errors
+    besides the common: those of BiometricService.ProcessMobile.
     """
     Authenticate: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.AuthenticateRequest, _mobile_service_pb2.AuthenticateResponse]  # type: ignore[assignment]
-    """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat service's view of the person.
-    Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (STEP_UP_REQUIRED).
+    """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat
+    service's view of the person.
+    Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED
+    (STEP_UP_REQUIRED).
     """
     GetDevice: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.GetDeviceRequest, _mobile_service_pb2.GetDeviceResponse]  # type: ignore[assignment]
     """One of a person's devices. NOT_FOUND (UNKNOWN_DEVICE) when it is not theirs."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.ListDevicesRequest, _mobile_service_pb2.ListDevicesResponse]  # type: ignore[assignment]
     """A person's devices, last used first; revoked ones only when asked for."""
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_mobile_service_pb2.RevokeDeviceRequest, _mobile_service_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
-    """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no error."""
+    """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no
+    error.
+    """
 
 class MobileServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of the server's with a key that never
-    leaves it; each nonce is good for one use and 60 s.
-    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID), PERMISSION_DENIED (DEVICE_REVOKED,
-    DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
+    """Registers devices, takes captures from them and signs people in by them. A device proves itself by signing a nonce of
+    the server's with a key that never leaves it; each nonce is good for one use and 60 s.
+    Common errors: NOT_FOUND (UNKNOWN_DEVICE, UNKNOWN_USER), UNAUTHENTICATED (DEVICE_SIGNATURE_INVALID, NONCE_INVALID),
+    PERMISSION_DENIED (DEVICE_REVOKED, DEVICE_CLONED), RESOURCE_EXHAUSTED, UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -109,8 +119,8 @@ class MobileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mobile_service_pb2.RegisterDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mobile_service_pb2.RegisterDeviceResponse, _abc.Awaitable[_mobile_service_pb2.RegisterDeviceResponse]]:
-        """Registers a device of the person who is signed in, or renews its entry. Errors besides the common: PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS
-        (WRONG_STATE: the id belongs to another person's device).
+        """Registers a device of the person who is signed in, or renews its entry. Errors besides the common:
+        PERMISSION_DENIED (ATTESTATION_REJECTED), ALREADY_EXISTS (WRONG_STATE: the id belongs to another person's device).
         """
 
     @_abc_1.abstractmethod
@@ -119,8 +129,9 @@ class MobileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mobile_service_pb2.CaptureBiometricRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mobile_service_pb2.CaptureBiometricResponse, _abc.Awaitable[_mobile_service_pb2.CaptureBiometricResponse]]:
-        """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what to do next. A capture that is not good enough is
-        an answer with `next_action` additional_capture_needed. Errors besides the common: those of BiometricService.ProcessMobile.
+        """Takes a capture: processes it (identity), encrypts the template for this device (quantum), stores it, and says what
+        to do next. A capture that is not good enough is an answer with `next_action` additional_capture_needed. Errors
+        besides the common: those of BiometricService.ProcessMobile.
         """
 
     @_abc_1.abstractmethod
@@ -129,8 +140,10 @@ class MobileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mobile_service_pb2.AuthenticateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mobile_service_pb2.AuthenticateResponse, _abc.Awaitable[_mobile_service_pb2.AuthenticateResponse]]:
-        """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat service's view of the person.
-        Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED (STEP_UP_REQUIRED).
+        """Signs a person in by a registered device: signature over a nonce, a biometric where asked for, and the threat
+        service's view of the person.
+        Errors besides the common: UNAUTHENTICATED (CREDENTIALS_REJECTED, LIVENESS_FAILED), PERMISSION_DENIED
+        (STEP_UP_REQUIRED).
         """
 
     @_abc_1.abstractmethod
@@ -155,6 +168,8 @@ class MobileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mobile_service_pb2.RevokeDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mobile_service_pb2.RevokeDeviceResponse, _abc.Awaitable[_mobile_service_pb2.RevokeDeviceResponse]]:
-        """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no error."""
+        """Shuts a device out for ever: ends its sessions, revokes its key and the templates bound to it. Revoking twice is no
+        error.
+        """
 
 def add_MobileServiceServicer_to_server(servicer: MobileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -500,7 +500,9 @@ class MorpheusHealth(_message.Message):
     pipeline_status: Global___PipelineStatus.ValueType
     """Whether the pipeline runs."""
     model_accuracy_percent: _builtins.float
-    """Balanced accuracy of the ensemble on people never trained on, percent, from its model card: measured when it was trained, not live."""
+    """Balanced accuracy of the ensemble on people never trained on, percent, from its model card: measured when it was
+    trained, not live.
+    """
     def __init__(
         self,
         *,

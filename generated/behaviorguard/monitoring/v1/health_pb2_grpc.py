@@ -47,8 +47,8 @@ class HealthServiceServicer:
     """
 
     def HealthCheck(self, request, context):
-        """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a dependency: each
-        check runs in the background, every 30 s, and the last result is reported.
+        """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a
+        dependency: each check runs in the background, every 30 s, and the last result is reported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,8 @@ class HealthServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HealthServiceAsyncStub: ...
     HealthCheck: _grpc.UnaryUnaryMultiCallable[_health_pb2.HealthCheckRequest, _health_pb2.HealthCheckResponse]
-    """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a dependency: each
-    check runs in the background, every 30 s, and the last result is reported.
+    """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a
+    dependency: each check runs in the background, every 30 s, and the last result is reported.
     """
 
 @_typing.type_check_only
@@ -44,8 +44,8 @@ class HealthServiceAsyncStub(HealthServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     HealthCheck: _aio.UnaryUnaryMultiCallable[_health_pb2.HealthCheckRequest, _health_pb2.HealthCheckResponse]  # type: ignore[assignment]
-    """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a dependency: each
-    check runs in the background, every 30 s, and the last result is reported.
+    """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a
+    dependency: each check runs in the background, every 30 s, and the last result is reported.
     """
 
 class HealthServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +57,8 @@ class HealthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _health_pb2.HealthCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_health_pb2.HealthCheckResponse, _abc.Awaitable[_health_pb2.HealthCheckResponse]]:
-        """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a dependency: each
-        check runs in the background, every 30 s, and the last result is reported.
+        """The service's own state, its dependencies as they are now and its figures over the last minute. Never blocks on a
+        dependency: each check runs in the background, every 30 s, and the last result is reported.
         """
 
 def add_HealthServiceServicer_to_server(servicer: HealthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints signed by ML-DSA fix its head,
-    so that a record that was changed, dropped or moved is found, also offline from an export. `docs/audit.md` writes the hashed bytes down.
+    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints
+    signed by ML-DSA fix its head, so that a record that was changed, dropped or moved is found, also offline from an
+    export. `docs/audit.md` writes the hashed bytes down.
     """
 
     def __init__(self, channel):
@@ -84,8 +85,9 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints signed by ML-DSA fix its head,
-    so that a record that was changed, dropped or moved is found, also offline from an export. `docs/audit.md` writes the hashed bytes down.
+    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints
+    signed by ML-DSA fix its head, so that a record that was changed, dropped or moved is found, also offline from an
+    export. `docs/audit.md` writes the hashed bytes down.
     """
 
     def ListAuditRecords(self, request, context):
@@ -96,15 +98,16 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchAuditRecords(self, request, context):
-        """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN), RESOURCE_EXHAUSTED (the reader is too slow:
-        resume from the last token).
+        """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN),
+        RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAuditProof(self, request, context):
-        """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION (WRONG_STATE) until there is one.
+        """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION
+        (WRONG_STATE) until there is one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +128,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AppendAuditRecord(self, request, context):
-        """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The service's own name comes from its certificate.
+        """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The
+        service's own name comes from its certificate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,8 +213,9 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints signed by ML-DSA fix its head,
-    so that a record that was changed, dropped or moved is found, also offline from an export. `docs/audit.md` writes the hashed bytes down.
+    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints
+    signed by ML-DSA fix its head, so that a record that was changed, dropped or moved is found, also offline from an
+    export. `docs/audit.md` writes the hashed bytes down.
     """
 
     @staticmethod

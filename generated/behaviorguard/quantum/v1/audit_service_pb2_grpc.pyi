@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints signed by ML-DSA fix its head,
-    so that a record that was changed, dropped or moved is found, also offline from an export. `docs/audit.md` writes the hashed bytes down.
+    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints
+    signed by ML-DSA fix its head, so that a record that was changed, dropped or moved is found, also offline from an
+    export. `docs/audit.md` writes the hashed bytes down.
     """
 
     @_typing.overload
@@ -38,17 +39,21 @@ class AuditServiceStub:
     ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditRecordsRequest, _audit_service_pb2.ListAuditRecordsResponse]
     """Records that match, newest first, a page at a time."""
     WatchAuditRecords: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.WatchAuditRecordsRequest, _audit_service_pb2.WatchAuditRecordsResponse]
-    """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN), RESOURCE_EXHAUSTED (the reader is too slow:
-    resume from the last token).
+    """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN),
+    RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
     """
     GetAuditProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditProofRequest, _audit_service_pb2.GetAuditProofResponse]
-    """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION (WRONG_STATE) until there is one."""
+    """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION
+    (WRONG_STATE) until there is one.
+    """
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListCheckpointsRequest, _audit_service_pb2.ListCheckpointsResponse]
     """Signed checkpoints, newest first. Keep one elsewhere: with it, nobody can cut the chain's end unseen."""
     ExportAudit: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportAuditRequest, _audit_service_pb2.ExportAuditResponse]
     """The whole chain of the organisation with its checkpoints, oldest first, for an offline check."""
     AppendAuditRecord: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.AppendAuditRecordRequest, _audit_service_pb2.AppendAuditRecordResponse]
-    """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The service's own name comes from its certificate."""
+    """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The
+    service's own name comes from its certificate.
+    """
     ListSecurityEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListSecurityEventsRequest, _audit_service_pb2.ListSecurityEventsResponse]
     """Security events that match, newest first, a page at a time."""
     WatchSecurityEvents: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.WatchSecurityEventsRequest, _audit_service_pb2.WatchSecurityEventsResponse]
@@ -58,25 +63,30 @@ class AuditServiceStub:
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
-    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints signed by ML-DSA fix its head,
-    so that a record that was changed, dropped or moved is found, also offline from an export. `docs/audit.md` writes the hashed bytes down.
+    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints
+    signed by ML-DSA fix its head, so that a record that was changed, dropped or moved is found, also offline from an
+    export. `docs/audit.md` writes the hashed bytes down.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditRecords: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditRecordsRequest, _audit_service_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
     """Records that match, newest first, a page at a time."""
     WatchAuditRecords: _aio.UnaryStreamMultiCallable[_audit_service_pb2.WatchAuditRecordsRequest, _audit_service_pb2.WatchAuditRecordsResponse]  # type: ignore[assignment]
-    """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN), RESOURCE_EXHAUSTED (the reader is too slow:
-    resume from the last token).
+    """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN),
+    RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
     """
     GetAuditProof: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditProofRequest, _audit_service_pb2.GetAuditProofResponse]  # type: ignore[assignment]
-    """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION (WRONG_STATE) until there is one."""
+    """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION
+    (WRONG_STATE) until there is one.
+    """
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListCheckpointsRequest, _audit_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
     """Signed checkpoints, newest first. Keep one elsewhere: with it, nobody can cut the chain's end unseen."""
     ExportAudit: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportAuditRequest, _audit_service_pb2.ExportAuditResponse]  # type: ignore[assignment]
     """The whole chain of the organisation with its checkpoints, oldest first, for an offline check."""
     AppendAuditRecord: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.AppendAuditRecordRequest, _audit_service_pb2.AppendAuditRecordResponse]  # type: ignore[assignment]
-    """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The service's own name comes from its certificate."""
+    """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The
+    service's own name comes from its certificate.
+    """
     ListSecurityEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListSecurityEventsRequest, _audit_service_pb2.ListSecurityEventsResponse]  # type: ignore[assignment]
     """Security events that match, newest first, a page at a time."""
     WatchSecurityEvents: _aio.UnaryStreamMultiCallable[_audit_service_pb2.WatchSecurityEventsRequest, _audit_service_pb2.WatchSecurityEventsResponse]  # type: ignore[assignment]
@@ -85,8 +95,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Says what was done about a security event. A later answer replaces an earlier one. NOT_FOUND for an unknown one."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints signed by ML-DSA fix its head,
-    so that a record that was changed, dropped or moved is found, also offline from an export. `docs/audit.md` writes the hashed bytes down.
+    """Keeps one record of every operation, allowed or refused. Records form a hash chain for each organisation; checkpoints
+    signed by ML-DSA fix its head, so that a record that was changed, dropped or moved is found, also offline from an
+    export. `docs/audit.md` writes the hashed bytes down.
     """
 
     @_abc_1.abstractmethod
@@ -103,8 +114,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.WatchAuditRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.WatchAuditRecordsResponse], _abc.AsyncIterator[_audit_service_pb2.WatchAuditRecordsResponse]]:
-        """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN), RESOURCE_EXHAUSTED (the reader is too slow:
-        resume from the last token).
+        """Records as they are written, first everything after the resume token. Errors: INVALID_ARGUMENT (INVALID_TOKEN),
+        RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +124,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.GetAuditProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetAuditProofResponse, _abc.Awaitable[_audit_service_pb2.GetAuditProofResponse]]:
-        """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION (WRONG_STATE) until there is one."""
+        """Proof that one record stands in the chain: the hashes from it to the next signed checkpoint. FAILED_PRECONDITION
+        (WRONG_STATE) until there is one.
+        """
 
     @_abc_1.abstractmethod
     def ListCheckpoints(
@@ -137,7 +150,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.AppendAuditRecordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.AppendAuditRecordResponse, _abc.Awaitable[_audit_service_pb2.AppendAuditRecordResponse]]:
-        """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The service's own name comes from its certificate."""
+        """Writes a record for another service whose contract says that the call is audited. Durable when it returns. The
+        service's own name comes from its certificate.
+        """
 
     @_abc_1.abstractmethod
     def ListSecurityEvents(

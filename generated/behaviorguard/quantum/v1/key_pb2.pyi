@@ -110,8 +110,9 @@ Global___KeyStatus: _TypeAlias = KeyStatus  # noqa: Y015
 
 @_typing.final
 class Key(_message.Message):
-    """A key, in its newest version. Algorithms are named by their standards: "ML-KEM-768", "ML-KEM-1024" (FIPS 203), "ML-DSA-65", "ML-DSA-87"
-    (FIPS 204), "X-Wing" (ML-KEM-768 with X25519). Requests may also say "Kyber768" for ML-KEM-768 and "Dilithium3" for ML-DSA-65.
+    """A key, in its newest version. Algorithms are named by their standards: "ML-KEM-768", "ML-KEM-1024" (FIPS 203),
+    "ML-DSA-65", "ML-DSA-87" (FIPS 204), "X-Wing" (ML-KEM-768 with X25519). Requests may also say "Kyber768" for
+    ML-KEM-768 and "Dilithium3" for ML-DSA-65.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -171,7 +172,9 @@ class Key(_message.Message):
     security_level: _builtins.str
     """What the algorithm gives: "NIST-L3" or "NIST-L5"."""
     public_key: _builtins.bytes
-    """Public half, encoded as the standard says: 1,184 B (ML-KEM-768), 1,568 B (ML-KEM-1024), 1,952 B (ML-DSA-65), 2,592 B (ML-DSA-87), 1,216 B (X-Wing)."""
+    """Public half, encoded as the standard says: 1,184 B (ML-KEM-768), 1,568 B (ML-KEM-1024), 1,952 B (ML-DSA-65), 2,592
+    B (ML-DSA-87), 1,216 B (X-Wing).
+    """
     key_handle: _builtins.str
     """The HSM's name for it: opaque, of no use outside the HSM."""
     version: _builtins.int
@@ -189,7 +192,9 @@ class Key(_message.Message):
     rotation_days: _builtins.int
     """Days between rotations; 0 without a schedule."""
     uses_left: _builtins.int
-    """Uses left before the key must be rotated; unset without a limit. Approximate by a few while servers run side by side."""
+    """Uses left before the key must be rotated; unset without a limit. Approximate by a few while servers run side by
+    side.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""

@@ -71,7 +71,9 @@ class GenerateKeyRequest(_message.Message):
     device_id: _builtins.str
     """Device that it belongs to, at most 255 of `[A-Za-z0-9._:-]`; needed for KEY_TYPE_DEVICE, else empty."""
     security_level: _builtins.str
-    """Least security level: "NIST-L1", "NIST-L3", "NIST-L5"; empty takes what the algorithm gives. A level above that is refused."""
+    """Least security level: "NIST-L1", "NIST-L3", "NIST-L5"; empty takes what the algorithm gives. A level above that is
+    refused.
+    """
     parent_key_id: _builtins.str
     """UUID of the key above it; empty takes the organisation's newest active master key. Not for KEY_TYPE_MASTER."""
     lifetime_days: _builtins.int

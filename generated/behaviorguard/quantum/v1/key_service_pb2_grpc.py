@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class KeyServiceStub:
-    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one is NOT_FOUND. Every
-    call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be written. While the HSM is sealed or away, what needs a
-    private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and changes nothing.
+    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one
+    is NOT_FOUND. Every call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be
+    written. While the HSM is sealed or away, what needs a private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and
+    changes nothing.
     """
 
     def __init__(self, channel):
@@ -75,14 +76,16 @@ class KeyServiceStub:
 
 
 class KeyServiceServicer:
-    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one is NOT_FOUND. Every
-    call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be written. While the HSM is sealed or away, what needs a
-    private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and changes nothing.
+    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one
+    is NOT_FOUND. Every call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be
+    written. While the HSM is sealed or away, what needs a private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and
+    changes nothing.
     """
 
     def GenerateKey(self, request, context):
-        """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules), PERMISSION_DENIED (another organisation),
-        FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
+        """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules),
+        PERMISSION_DENIED (another organisation), FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE
+        (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +106,8 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to `min_decrypt_version`.
+        """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to
+        `min_decrypt_version`.
         Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -111,7 +115,8 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateKey(self, request, context):
-        """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only to what is still there.
+        """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only
+        to what is still there.
         Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_REVOKED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,16 +124,16 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM destroys the private halves. Cannot
-        be undone: what was encrypted under them is lost. Revoking twice is no error.
+        """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM
+        destroys the private halves. Cannot be undone: what was encrypted under them is lost. Revoking twice is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RewrapEnvelopes(self, request, context):
-        """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An envelope that cannot be opened is answered
-        with its reason and does not stop the others.
+        """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An
+        envelope that cannot be opened is answered with its reason and does not stop the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,9 +186,10 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService:
-    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one is NOT_FOUND. Every
-    call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be written. While the HSM is sealed or away, what needs a
-    private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and changes nothing.
+    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one
+    is NOT_FOUND. Every call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be
+    written. While the HSM is sealed or away, what needs a private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and
+    changes nothing.
     """
 
     @staticmethod

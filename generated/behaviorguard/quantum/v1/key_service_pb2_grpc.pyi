@@ -27,9 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one is NOT_FOUND. Every
-    call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be written. While the HSM is sealed or away, what needs a
-    private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and changes nothing.
+    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one
+    is NOT_FOUND. Every call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be
+    written. While the HSM is sealed or away, what needs a private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and
+    changes nothing.
     """
 
     @_typing.overload
@@ -37,67 +38,75 @@ class KeyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     GenerateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GenerateKeyRequest, _key_service_pb2.GenerateKeyResponse]
-    """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules), PERMISSION_DENIED (another organisation),
-    FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
+    """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules),
+    PERMISSION_DENIED (another organisation), FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE
+    (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
     """
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]
     """One key with its versions. NOT_FOUND when the organisation has no such key."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """Keys of the organisation, newest first, a page at a time."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
-    """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to `min_decrypt_version`.
+    """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to
+    `min_decrypt_version`.
     Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
     """
     UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
-    """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only to what is still there.
+    """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only
+    to what is still there.
     Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_REVOKED).
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]
-    """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM destroys the private halves. Cannot
-    be undone: what was encrypted under them is lost. Revoking twice is no error.
+    """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM
+    destroys the private halves. Cannot be undone: what was encrypted under them is lost. Revoking twice is no error.
     """
     RewrapEnvelopes: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RewrapEnvelopesRequest, _key_service_pb2.RewrapEnvelopesResponse]
-    """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An envelope that cannot be opened is answered
-    with its reason and does not stop the others.
+    """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An
+    envelope that cannot be opened is answered with its reason and does not stop the others.
     """
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
-    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one is NOT_FOUND. Every
-    call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be written. While the HSM is sealed or away, what needs a
-    private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and changes nothing.
+    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one
+    is NOT_FOUND. Every call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be
+    written. While the HSM is sealed or away, what needs a private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and
+    changes nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GenerateKeyRequest, _key_service_pb2.GenerateKeyResponse]  # type: ignore[assignment]
-    """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules), PERMISSION_DENIED (another organisation),
-    FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
+    """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules),
+    PERMISSION_DENIED (another organisation), FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE
+    (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
     """
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]  # type: ignore[assignment]
     """One key with its versions. NOT_FOUND when the organisation has no such key."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Keys of the organisation, newest first, a page at a time."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
-    """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to `min_decrypt_version`.
+    """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to
+    `min_decrypt_version`.
     Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
     """
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]  # type: ignore[assignment]
-    """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only to what is still there.
+    """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only
+    to what is still there.
     Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_REVOKED).
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
-    """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM destroys the private halves. Cannot
-    be undone: what was encrypted under them is lost. Revoking twice is no error.
+    """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM
+    destroys the private halves. Cannot be undone: what was encrypted under them is lost. Revoking twice is no error.
     """
     RewrapEnvelopes: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RewrapEnvelopesRequest, _key_service_pb2.RewrapEnvelopesResponse]  # type: ignore[assignment]
-    """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An envelope that cannot be opened is answered
-    with its reason and does not stop the others.
+    """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An
+    envelope that cannot be opened is answered with its reason and does not stop the others.
     """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one is NOT_FOUND. Every
-    call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be written. While the HSM is sealed or away, what needs a
-    private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and changes nothing.
+    """Makes keys in the HSM and keeps account of them. Every RPC sees the caller's organisation only; a key of another one
+    is NOT_FOUND. Every call leaves an audit record, and is refused (AUDIT_UNAVAILABLE) when the record cannot be
+    written. While the HSM is sealed or away, what needs a private key fails (HSM_SEALED, DEPENDENCY_UNAVAILABLE) and
+    changes nothing.
     """
 
     @_abc_1.abstractmethod
@@ -106,8 +115,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.GenerateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.GenerateKeyResponse, _abc.Awaitable[_key_service_pb2.GenerateKeyResponse]]:
-        """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules), PERMISSION_DENIED (another organisation),
-        FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
+        """Makes a key. Errors: INVALID_ARGUMENT (UNSUPPORTED_ALGORITHM, SECURITY_LEVEL_NOT_MET, field rules),
+        PERMISSION_DENIED (another organisation), FAILED_PRECONDITION (no active parent, HSM_SEALED), UNAVAILABLE
+        (ENTROPY_FAILED, AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (rate).
         """
 
     @_abc_1.abstractmethod
@@ -132,7 +142,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.RotateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RotateKeyResponse, _abc.Awaitable[_key_service_pb2.RotateKeyResponse]]:
-        """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to `min_decrypt_version`.
+        """Gives the key a new version, which everything new is encrypted or signed with. Older versions decrypt down to
+        `min_decrypt_version`.
         Errors: NOT_FOUND, FAILED_PRECONDITION (KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
         """
 
@@ -142,7 +153,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.UpdateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.UpdateKeyResponse, _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]]:
-        """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only to what is still there.
+        """Changes what is set in the request and leaves the rest. `min_decrypt_version` and `expires_at` may be lowered only
+        to what is still there.
         Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_REVOKED).
         """
 
@@ -152,8 +164,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RevokeKeyResponse, _abc.Awaitable[_key_service_pb2.RevokeKeyResponse]]:
-        """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM destroys the private halves. Cannot
-        be undone: what was encrypted under them is lost. Revoking twice is no error.
+        """Ends a key and all keys below it: nothing is encrypted, decrypted, signed or accepted with them again, and the HSM
+        destroys the private halves. Cannot be undone: what was encrypted under them is lost. Revoking twice is no error.
         """
 
     @_abc_1.abstractmethod
@@ -162,8 +174,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.RewrapEnvelopesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RewrapEnvelopesResponse, _abc.Awaitable[_key_service_pb2.RewrapEnvelopesResponse]]:
-        """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An envelope that cannot be opened is answered
-        with its reason and does not stop the others.
+        """Opens envelopes and closes them again under the key's newest version; plaintext stays inside the service. An
+        envelope that cannot be opened is answered with its reason and does not stop the others.
         """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -117,7 +117,9 @@ class EncryptBiometricRequest(_message.Message):
     algorithm: _builtins.str
     """"ML-KEM-768", "ML-KEM-1024", "X-Wing", or the alias "Kyber768"; empty means ML-KEM-768."""
     security_level: _builtins.str
-    """Least security level: "NIST-L1", "NIST-L3", "NIST-L5"; empty takes what the algorithm gives. A level above that is refused."""
+    """Least security level: "NIST-L1", "NIST-L3", "NIST-L5"; empty takes what the algorithm gives. A level above that is
+    refused.
+    """
     @_builtins.property
     def biometric_template(self) -> _biometric_pb2.BiometricTemplate:
         """The template, with its `data`."""

@@ -26,11 +26,13 @@ if _version_not_supported:
 
 
 class TemplateServiceStub:
-    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version, suite, organisation, subject,
-    device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as associated data, so that an envelope of another person, device
-    or organisation does not open. `docs/envelope.md` writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
-    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD, KEY_USES_EXHAUSTED, HSM_SEALED),
-    UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version,
+    suite, organisation, subject, device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as
+    associated data, so that an envelope of another person, device or organisation does not open. `docs/envelope.md`
+    writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
+    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD,
+    KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (OVERLOADED).
     """
 
     def __init__(self, channel):
@@ -67,11 +69,13 @@ class TemplateServiceStub:
 
 
 class TemplateServiceServicer:
-    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version, suite, organisation, subject,
-    device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as associated data, so that an envelope of another person, device
-    or organisation does not open. `docs/envelope.md` writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
-    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD, KEY_USES_EXHAUSTED, HSM_SEALED),
-    UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version,
+    suite, organisation, subject, device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as
+    associated data, so that an envelope of another person, device or organisation does not open. `docs/envelope.md`
+    writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
+    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD,
+    KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (OVERLOADED).
     """
 
     def EncryptTemplate(self, request, context):
@@ -146,11 +150,13 @@ def add_TemplateServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TemplateService:
-    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version, suite, organisation, subject,
-    device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as associated data, so that an envelope of another person, device
-    or organisation does not open. `docs/envelope.md` writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
-    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD, KEY_USES_EXHAUSTED, HSM_SEALED),
-    UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version,
+    suite, organisation, subject, device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as
+    associated data, so that an envelope of another person, device or organisation does not open. `docs/envelope.md`
+    writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
+    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD,
+    KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (OVERLOADED).
     """
 
     @staticmethod

@@ -27,11 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TemplateServiceStub:
-    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version, suite, organisation, subject,
-    device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as associated data, so that an envelope of another person, device
-    or organisation does not open. `docs/envelope.md` writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
-    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD, KEY_USES_EXHAUSTED, HSM_SEALED),
-    UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version,
+    suite, organisation, subject, device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as
+    associated data, so that an envelope of another person, device or organisation does not open. `docs/envelope.md`
+    writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
+    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD,
+    KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (OVERLOADED).
     """
 
     @_typing.overload
@@ -51,11 +53,13 @@ class TemplateServiceStub:
 
 @_typing.type_check_only
 class TemplateServiceAsyncStub(TemplateServiceStub):
-    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version, suite, organisation, subject,
-    device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as associated data, so that an envelope of another person, device
-    or organisation does not open. `docs/envelope.md` writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
-    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD, KEY_USES_EXHAUSTED, HSM_SEALED),
-    UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version,
+    suite, organisation, subject, device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as
+    associated data, so that an envelope of another person, device or organisation does not open. `docs/envelope.md`
+    writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
+    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD,
+    KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (OVERLOADED).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -71,11 +75,13 @@ class TemplateServiceAsyncStub(TemplateServiceStub):
     """Opens up to 64 envelopes in one call; each has its own result, and one refusal does not stop the others."""
 
 class TemplateServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version, suite, organisation, subject,
-    device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as associated data, so that an envelope of another person, device
-    or organisation does not open. `docs/envelope.md` writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
-    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD, KEY_USES_EXHAUSTED, HSM_SEALED),
-    UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED (OVERLOADED).
+    """Closes templates into envelopes and opens them. An envelope is self-describing: header (version, key id, key version,
+    suite, organisation, subject, device), KEM ciphertext, nonce, AES-256-GCM ciphertext and tag; the header is bound as
+    associated data, so that an envelope of another person, device or organisation does not open. `docs/envelope.md`
+    writes the bytes down. Every refusal to open looks the same (ENVELOPE_INVALID).
+    Common errors: NOT_FOUND (key), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_VERSION_TOO_OLD,
+    KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE (AUDIT_UNAVAILABLE, DEPENDENCY_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (OVERLOADED).
     """
 
     @_abc_1.abstractmethod

@@ -228,7 +228,9 @@ class VerifyTokenResponse(_message.Message):
     valid: _builtins.bool
     """True when everything holds."""
     reason: _builtins.str
-    """Why not, name of the `behaviorguard.api.v1.ErrorReason`: TOKEN_MALFORMED, TOKEN_EXPIRED, TOKEN_REVOKED, ...; empty when valid."""
+    """Why not, name of the `behaviorguard.api.v1.ErrorReason`: TOKEN_MALFORMED, TOKEN_EXPIRED, TOKEN_REVOKED, ...; empty
+    when valid.
+    """
     user_id: _builtins.str
     """UUID of the person; set when valid."""
     quantum_secured: _builtins.bool

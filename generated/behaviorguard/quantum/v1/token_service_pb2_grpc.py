@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class TokenServiceStub:
-    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same payload, EdDSA (Ed25519) and
-    ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB: too large for a cookie.
+    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
+    payload, EdDSA (Ed25519) and ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB:
+    too large for a cookie.
     """
 
     def __init__(self, channel):
@@ -74,19 +75,22 @@ class TokenServiceStub:
 
 
 class TokenServiceServicer:
-    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same payload, EdDSA (Ed25519) and
-    ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB: too large for a cookie.
+    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
+    payload, EdDSA (Ed25519) and ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB:
+    too large for a cookie.
     """
 
     def GenerateToken(self, request, context):
-        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
+        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
+        UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyToken(self, request, context):
-        """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid` false and the reason, not an error.
+        """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid`
+        false and the reason, not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,15 +111,17 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRevocations(self, request, context):
-        """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest first.
+        """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest
+        first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignMessage(self, request, context):
-        """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key), INVALID_ARGUMENT (the key does not sign),
-        FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE.
+        """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key),
+        INVALID_ARGUMENT (the key does not sign), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED,
+        HSM_SEALED), UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,8 +181,9 @@ def add_TokenServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenService:
-    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same payload, EdDSA (Ed25519) and
-    ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB: too large for a cookie.
+    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
+    payload, EdDSA (Ed25519) and ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB:
+    too large for a cookie.
     """
 
     @staticmethod

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TokenServiceStub:
-    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same payload, EdDSA (Ed25519) and
-    ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB: too large for a cookie.
+    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
+    payload, EdDSA (Ed25519) and ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB:
+    too large for a cookie.
     """
 
     @_typing.overload
@@ -36,49 +37,65 @@ class TokenServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenServiceAsyncStub: ...
     GenerateToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.GenerateTokenRequest, _token_service_pb2.GenerateTokenResponse]
-    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE."""
+    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
+    UNAVAILABLE.
+    """
     VerifyToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.VerifyTokenRequest, _token_service_pb2.VerifyTokenResponse]
-    """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid` false and the reason, not an error."""
+    """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid`
+    false and the reason, not an error.
+    """
     RevokeTokens: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokensRequest, _token_service_pb2.RevokeTokensResponse]
     """Ends all tokens of a session. Ending them twice is no error."""
     GetVerificationKeys: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.GetVerificationKeysRequest, _token_service_pb2.GetVerificationKeysResponse]
     """Public keys that tokens are checked with, as a JSON Web Key Set (RFC 7517). Keep it for `max_age_seconds`."""
     ListRevocations: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.ListRevocationsRequest, _token_service_pb2.ListRevocationsResponse]
-    """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest first."""
+    """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest
+    first.
+    """
     SignMessage: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.SignMessageRequest, _token_service_pb2.SignMessageResponse]
-    """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key), INVALID_ARGUMENT (the key does not sign),
-    FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE.
+    """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key),
+    INVALID_ARGUMENT (the key does not sign), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED,
+    HSM_SEALED), UNAVAILABLE.
     """
     VerifySignature: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.VerifySignatureRequest, _token_service_pb2.VerifySignatureResponse]
     """Checks a detached signature. A bad one is an answer with `valid` false, not an error. Errors: NOT_FOUND (key)."""
 
 @_typing.type_check_only
 class TokenServiceAsyncStub(TokenServiceStub):
-    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same payload, EdDSA (Ed25519) and
-    ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB: too large for a cookie.
+    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
+    payload, EdDSA (Ed25519) and ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB:
+    too large for a cookie.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.GenerateTokenRequest, _token_service_pb2.GenerateTokenResponse]  # type: ignore[assignment]
-    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE."""
+    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
+    UNAVAILABLE.
+    """
     VerifyToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.VerifyTokenRequest, _token_service_pb2.VerifyTokenResponse]  # type: ignore[assignment]
-    """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid` false and the reason, not an error."""
+    """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid`
+    false and the reason, not an error.
+    """
     RevokeTokens: _aio.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokensRequest, _token_service_pb2.RevokeTokensResponse]  # type: ignore[assignment]
     """Ends all tokens of a session. Ending them twice is no error."""
     GetVerificationKeys: _aio.UnaryUnaryMultiCallable[_token_service_pb2.GetVerificationKeysRequest, _token_service_pb2.GetVerificationKeysResponse]  # type: ignore[assignment]
     """Public keys that tokens are checked with, as a JSON Web Key Set (RFC 7517). Keep it for `max_age_seconds`."""
     ListRevocations: _aio.UnaryUnaryMultiCallable[_token_service_pb2.ListRevocationsRequest, _token_service_pb2.ListRevocationsResponse]  # type: ignore[assignment]
-    """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest first."""
+    """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest
+    first.
+    """
     SignMessage: _aio.UnaryUnaryMultiCallable[_token_service_pb2.SignMessageRequest, _token_service_pb2.SignMessageResponse]  # type: ignore[assignment]
-    """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key), INVALID_ARGUMENT (the key does not sign),
-    FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE.
+    """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key),
+    INVALID_ARGUMENT (the key does not sign), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED,
+    HSM_SEALED), UNAVAILABLE.
     """
     VerifySignature: _aio.UnaryUnaryMultiCallable[_token_service_pb2.VerifySignatureRequest, _token_service_pb2.VerifySignatureResponse]  # type: ignore[assignment]
     """Checks a detached signature. A bad one is an answer with `valid` false, not an error. Errors: NOT_FOUND (key)."""
 
 class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same payload, EdDSA (Ed25519) and
-    ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB: too large for a cookie.
+    """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
+    payload, EdDSA (Ed25519) and ML-DSA-65 (RFC 9964): it counts only when both hold and no third is there. About 5 kB:
+    too large for a cookie.
     """
 
     @_abc_1.abstractmethod
@@ -87,7 +104,9 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.GenerateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.GenerateTokenResponse, _abc.Awaitable[_token_service_pb2.GenerateTokenResponse]]:
-        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE."""
+        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
+        UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def VerifyToken(
@@ -95,7 +114,9 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.VerifyTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.VerifyTokenResponse, _abc.Awaitable[_token_service_pb2.VerifyTokenResponse]]:
-        """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid` false and the reason, not an error."""
+        """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid`
+        false and the reason, not an error.
+        """
 
     @_abc_1.abstractmethod
     def RevokeTokens(
@@ -119,7 +140,9 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.ListRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.ListRevocationsResponse, _abc.Awaitable[_token_service_pb2.ListRevocationsResponse]]:
-        """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest first."""
+        """Sessions whose tokens were ended before their time, so that a verifier without a connection can know them; newest
+        first.
+        """
 
     @_abc_1.abstractmethod
     def SignMessage(
@@ -127,8 +150,9 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.SignMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.SignMessageResponse, _abc.Awaitable[_token_service_pb2.SignMessageResponse]]:
-        """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key), INVALID_ARGUMENT (the key does not sign),
-        FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED, HSM_SEALED), UNAVAILABLE.
+        """Signs a message with a signing key of the organisation, apart from the message. Errors: NOT_FOUND (key),
+        INVALID_ARGUMENT (the key does not sign), FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, KEY_USES_EXHAUSTED,
+        HSM_SEALED), UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -280,8 +280,8 @@ Global___BehavioralMetrics: _TypeAlias = BehavioralMetrics  # noqa: Y015
 
 @_typing.final
 class MousePattern(_message.Message):
-    """A stretch of pointer movement, as parallel columns of equal length (2 to 512 points). Positions are relative to the first
-    point, so that neither screen nor page is disclosed.
+    """A stretch of pointer movement, as parallel columns of equal length (2 to 512 points). Positions are relative to the
+    first point, so that neither screen nor page is disclosed.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -324,7 +324,9 @@ Global___MousePattern: _TypeAlias = MousePattern  # noqa: Y015
 
 @_typing.final
 class KeystrokePattern(_message.Message):
-    """A run of keystrokes, as parallel columns of equal length (1 to 256 keys). Keys appear as classes, never as characters."""
+    """A run of keystrokes, as parallel columns of equal length (1 to 256 keys). Keys appear as classes, never as
+    characters.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -335,8 +337,8 @@ class KeystrokePattern(_message.Message):
     PRESSURE_FIELD_NUMBER: _builtins.int
     CONTACT_SIZE_FIELD_NUMBER: _builtins.int
     prompt_id: _builtins.str
-    """Names the known text that was typed (a sign-in phrase, say), so that the same positions can be compared; empty for free text.
-    Never the text itself. At most 64 characters of `[A-Za-z0-9._-]`.
+    """Names the known text that was typed (a sign-in phrase, say), so that the same positions can be compared; empty for
+    free text. Never the text itself. At most 64 characters of `[A-Za-z0-9._-]`.
     """
     @_builtins.property
     def key_classes(self) -> _containers.RepeatedScalarFieldContainer[Global___KeyClass.ValueType]:
@@ -386,7 +388,9 @@ class NavigationData(_message.Message):
     DWELL_MS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def views(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Views visited, oldest first, as opaque names (route patterns, not addresses with data in them). At most 64 of at most 128 characters."""
+        """Views visited, oldest first, as opaque names (route patterns, not addresses with data in them). At most 64 of at
+        most 128 characters.
+        """
 
     @_builtins.property
     def dwell_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -471,7 +475,9 @@ class ContextualData(_message.Message):
 
     @_builtins.property
     def simulated_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of context fields that are simulated, not measured ("location"). A score marks them as such and rests on none of them. At most 16."""
+        """Names of context fields that are simulated, not measured ("location"). A score marks them as such and rests on none
+        of them. At most 16.
+        """
 
     def __init__(
         self,

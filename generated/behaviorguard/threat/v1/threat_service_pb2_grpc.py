@@ -87,25 +87,26 @@ class ThreatServiceServicer:
     """
 
     def AnalyzeRealtime(self, request, context):
-        """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk and hands
-        the event to the pipeline. When the call returns OK the event is durable in the broker.
-        Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other content),
-        RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
+        """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk
+        and hands the event to the pipeline. When the call returns OK the event is durable in the broker.
+        Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other
+        content), RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the reason. A refused
-        event does not end the stream.
+        """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the
+        reason. A refused event does not end the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchAlerts(self, request, context):
-        """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped connection loses nothing.
+        """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped
+        connection loses nothing.
         Errors: INVALID_ARGUMENT (token), RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -141,15 +142,16 @@ class ThreatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartTrial(self, request, context):
-        """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after `expires_at`.
-        FAILED_PRECONDITION where the deployment does not allow trials.
+        """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after
+        `expires_at`. FAILED_PRECONDITION where the deployment does not allow trials.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseBehavior(self, request, context):
-        """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be undone.
+        """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be
+        undone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,17 +34,18 @@ class ThreatServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ThreatServiceAsyncStub: ...
     AnalyzeRealtime: _grpc.UnaryUnaryMultiCallable[_threat_service_pb2.AnalyzeRealtimeRequest, _threat_service_pb2.AnalyzeRealtimeResponse]
-    """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk and hands
-    the event to the pipeline. When the call returns OK the event is durable in the broker.
-    Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other content),
-    RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
+    """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk
+    and hands the event to the pipeline. When the call returns OK the event is durable in the broker.
+    Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other
+    content), RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_threat_service_pb2.StreamEventsRequest, _threat_service_pb2.StreamEventsResponse]
-    """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the reason. A refused
-    event does not end the stream.
+    """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the
+    reason. A refused event does not end the stream.
     """
     WatchAlerts: _grpc.UnaryStreamMultiCallable[_threat_service_pb2.WatchAlertsRequest, _threat_service_pb2.WatchAlertsResponse]
-    """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped connection loses nothing.
+    """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped
+    connection loses nothing.
     Errors: INVALID_ARGUMENT (token), RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
     """
     GetRiskProfile: _grpc.UnaryUnaryMultiCallable[_threat_service_pb2.GetRiskProfileRequest, _threat_service_pb2.GetRiskProfileResponse]
@@ -56,11 +57,13 @@ class ThreatServiceStub:
     RecordVerdict: _grpc.UnaryUnaryMultiCallable[_threat_service_pb2.RecordVerdictRequest, _threat_service_pb2.RecordVerdictResponse]
     """Records what an analyst concluded; a later verdict replaces an earlier one. NOT_FOUND for an unknown event."""
     StartTrial: _grpc.UnaryUnaryMultiCallable[_threat_service_pb2.StartTrialRequest, _threat_service_pb2.StartTrialResponse]
-    """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after `expires_at`.
-    FAILED_PRECONDITION where the deployment does not allow trials.
+    """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after
+    `expires_at`. FAILED_PRECONDITION where the deployment does not allow trials.
     """
     EraseBehavior: _grpc.UnaryUnaryMultiCallable[_threat_service_pb2.EraseBehaviorRequest, _threat_service_pb2.EraseBehaviorResponse]
-    """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be undone."""
+    """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be
+    undone.
+    """
 
 @_typing.type_check_only
 class ThreatServiceAsyncStub(ThreatServiceStub):
@@ -68,17 +71,18 @@ class ThreatServiceAsyncStub(ThreatServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AnalyzeRealtime: _aio.UnaryUnaryMultiCallable[_threat_service_pb2.AnalyzeRealtimeRequest, _threat_service_pb2.AnalyzeRealtimeResponse]  # type: ignore[assignment]
-    """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk and hands
-    the event to the pipeline. When the call returns OK the event is durable in the broker.
-    Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other content),
-    RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
+    """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk
+    and hands the event to the pipeline. When the call returns OK the event is durable in the broker.
+    Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other
+    content), RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_threat_service_pb2.StreamEventsRequest, _threat_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the reason. A refused
-    event does not end the stream.
+    """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the
+    reason. A refused event does not end the stream.
     """
     WatchAlerts: _aio.UnaryStreamMultiCallable[_threat_service_pb2.WatchAlertsRequest, _threat_service_pb2.WatchAlertsResponse]  # type: ignore[assignment]
-    """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped connection loses nothing.
+    """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped
+    connection loses nothing.
     Errors: INVALID_ARGUMENT (token), RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
     """
     GetRiskProfile: _aio.UnaryUnaryMultiCallable[_threat_service_pb2.GetRiskProfileRequest, _threat_service_pb2.GetRiskProfileResponse]  # type: ignore[assignment]
@@ -90,11 +94,13 @@ class ThreatServiceAsyncStub(ThreatServiceStub):
     RecordVerdict: _aio.UnaryUnaryMultiCallable[_threat_service_pb2.RecordVerdictRequest, _threat_service_pb2.RecordVerdictResponse]  # type: ignore[assignment]
     """Records what an analyst concluded; a later verdict replaces an earlier one. NOT_FOUND for an unknown event."""
     StartTrial: _aio.UnaryUnaryMultiCallable[_threat_service_pb2.StartTrialRequest, _threat_service_pb2.StartTrialResponse]  # type: ignore[assignment]
-    """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after `expires_at`.
-    FAILED_PRECONDITION where the deployment does not allow trials.
+    """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after
+    `expires_at`. FAILED_PRECONDITION where the deployment does not allow trials.
     """
     EraseBehavior: _aio.UnaryUnaryMultiCallable[_threat_service_pb2.EraseBehaviorRequest, _threat_service_pb2.EraseBehaviorResponse]  # type: ignore[assignment]
-    """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be undone."""
+    """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be
+    undone.
+    """
 
 class ThreatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Watches how people work and says when somebody else has taken over."""
@@ -105,10 +111,10 @@ class ThreatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _threat_service_pb2.AnalyzeRealtimeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_threat_service_pb2.AnalyzeRealtimeResponse, _abc.Awaitable[_threat_service_pb2.AnalyzeRealtimeResponse]]:
-        """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk and hands
-        the event to the pipeline. When the call returns OK the event is durable in the broker.
-        Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other content),
-        RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
+        """Accepts one event: computes the 15 features against the person's own baseline, answers with the preliminary risk
+        and hands the event to the pipeline. When the call returns OK the event is durable in the broker.
+        Errors: INVALID_ARGUMENT (field rules, clock skew), NOT_FOUND (unknown user), ALREADY_EXISTS (id reused with other
+        content), RESOURCE_EXHAUSTED (rate, size, overload), UNAVAILABLE (broker or database away).
         """
 
     @_abc_1.abstractmethod
@@ -117,8 +123,8 @@ class ThreatServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_threat_service_pb2.StreamEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_threat_service_pb2.StreamEventsResponse], _abc.AsyncIterator[_threat_service_pb2.StreamEventsResponse]]:
-        """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the reason. A refused
-        event does not end the stream.
+        """Accepts events as they happen and answers each in order: accepted with its preliminary risk, or refused with the
+        reason. A refused event does not end the stream.
         """
 
     @_abc_1.abstractmethod
@@ -127,7 +133,8 @@ class ThreatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _threat_service_pb2.WatchAlertsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_threat_service_pb2.WatchAlertsResponse], _abc.AsyncIterator[_threat_service_pb2.WatchAlertsResponse]]:
-        """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped connection loses nothing.
+        """Sends alerts as they are stored. With a resume token, first everything since that point, so that a dropped
+        connection loses nothing.
         Errors: INVALID_ARGUMENT (token), RESOURCE_EXHAUSTED (the reader is too slow: resume from the last token).
         """
 
@@ -169,8 +176,8 @@ class ThreatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _threat_service_pb2.StartTrialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_threat_service_pb2.StartTrialResponse, _abc.Awaitable[_threat_service_pb2.StartTrialResponse]]:
-        """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after `expires_at`.
-        FAILED_PRECONDITION where the deployment does not allow trials.
+        """Creates a throwaway person and session for trying the system or replaying recordings; both are erased after
+        `expires_at`. FAILED_PRECONDITION where the deployment does not allow trials.
         """
 
     @_abc_1.abstractmethod
@@ -179,6 +186,8 @@ class ThreatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _threat_service_pb2.EraseBehaviorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_threat_service_pb2.EraseBehaviorResponse, _abc.Awaitable[_threat_service_pb2.EraseBehaviorResponse]]:
-        """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be undone."""
+        """Erases everything learnt and stored about a person's behaviour: baseline, scored events, cached risk. Cannot be
+        undone.
+        """
 
 def add_ThreatServiceServicer_to_server(servicer: ThreatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
