@@ -25,7 +25,11 @@ _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Struct": {"type": "object"},
 }
-_FORMATS = {"uuid": "uuid", "email": "email", "ip": "ip", "hostname": "hostname", "uri": "uri"}
+_FORMATS: dict[str, Schema] = {
+    "uuid": {"format": "uuid"},
+    "email": {"format": "email"},
+    "ip": {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
+}
 
 
 def type_name(field: FieldDescriptor) -> str:
@@ -170,7 +174,7 @@ def _string(rules: Any, *, optional: bool) -> Schema:
         schema["pattern"] = rules.pattern
     well_known = rules.WhichOneof("well_known")
     if well_known in _FORMATS:
-        schema["format"] = _FORMATS[well_known]
+        schema.update(_FORMATS[well_known])
     values = list(getattr(rules, "in"))
     if values:
         schema["enum"] = values

@@ -175,6 +175,74 @@ class LoginResponse(_message.Message):
 Global___LoginResponse: _TypeAlias = LoginResponse  # noqa: Y015
 
 @_typing.final
+class CreateSessionRequest(_message.Message):
+    """A session to be opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_METHODS_FIELD_NUMBER: _builtins.int
+    RISK_SCORE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """UUID of the person."""
+    organization_id: _builtins.str
+    """UUID of the organisation."""
+    device_id: _builtins.str
+    """Id of the device, 1 to 255 of `[A-Za-z0-9._:-]`."""
+    risk_score: _builtins.float
+    """Risk of the person as the threat service sees it: 0 to 1."""
+    @_builtins.property
+    def authentication_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How the person was recognised (RFC 8176), 1 to 8: "hwk" (device key), "face", "fpt" (fingerprint)."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        authentication_methods: _abc.Iterable[_builtins.str] | None = ...,
+        risk_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authentication_methods", b"authentication_methods", "device_id", b"device_id", "organization_id", b"organization_id", "risk_score", b"risk_score", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSessionRequest: _TypeAlias = CreateSessionRequest  # noqa: Y015
+
+@_typing.final
+class CreateSessionResponse(_message.Message):
+    """The new session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_HANDLE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    session_handle: _builtins.str
+    """Random handle of the session, 32 bytes, base64url."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """The session."""
+
+    def __init__(
+        self,
+        *,
+        session_handle: _builtins.str = ...,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "session_handle", b"session_handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSessionResponse: _TypeAlias = CreateSessionResponse  # noqa: Y015
+
+@_typing.final
 class LogoutRequest(_message.Message):
     """Which session to end."""
 

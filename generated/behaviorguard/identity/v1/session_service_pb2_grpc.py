@@ -45,6 +45,11 @@ class SessionServiceStub:
                 request_serializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.LogoutRequest.SerializeToString,
                 response_deserializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.LogoutResponse.FromString,
                 _registered_method=True)
+        self.CreateSession = channel.unary_unary(
+                '/behaviorguard.identity.v1.SessionService/CreateSession',
+                request_serializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.CreateSessionRequest.SerializeToString,
+                response_deserializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.CreateSessionResponse.FromString,
+                _registered_method=True)
         self.ResolveSession = channel.unary_unary(
                 '/behaviorguard.identity.v1.SessionService/ResolveSession',
                 request_serializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.ResolveSessionRequest.SerializeToString,
@@ -93,6 +98,15 @@ class SessionServiceServicer:
 
     def Logout(self, request, context):
         """Ends the caller's own session. Ending one that has ended is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSession(self, request, context):
+        """Opens a session for a person whom the calling service has recognised itself, as the mobile service does by a
+        device's signature.
+        Errors: NOT_FOUND (UNKNOWN_USER), PERMISSION_DENIED (ACCOUNT_LOCKED), UNAVAILABLE (quantum service away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +172,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.Logout,
                     request_deserializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.LogoutRequest.FromString,
                     response_serializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.LogoutResponse.SerializeToString,
+            ),
+            'CreateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSession,
+                    request_deserializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.CreateSessionRequest.FromString,
+                    response_serializer=behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.CreateSessionResponse.SerializeToString,
             ),
             'ResolveSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveSession,
@@ -245,6 +264,33 @@ class SessionService:
             '/behaviorguard.identity.v1.SessionService/Logout',
             behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.LogoutRequest.SerializeToString,
             behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.LogoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/behaviorguard.identity.v1.SessionService/CreateSession',
+            behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.CreateSessionRequest.SerializeToString,
+            behaviorguard_dot_identity_dot_v1_dot_session__service__pb2.CreateSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

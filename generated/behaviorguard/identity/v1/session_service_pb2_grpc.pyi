@@ -41,6 +41,11 @@ class SessionServiceStub:
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]
     """Ends the caller's own session. Ending one that has ended is no error."""
+    CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
+    """Opens a session for a person whom the calling service has recognised itself, as the mobile service does by a
+    device's signature.
+    Errors: NOT_FOUND (UNKNOWN_USER), PERMISSION_DENIED (ACCOUNT_LOCKED), UNAVAILABLE (quantum service away).
+    """
     ResolveSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ResolveSessionRequest, _session_service_pb2.ResolveSessionResponse]
     """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a
     cookie or bearer handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has
@@ -77,6 +82,11 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     Logout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends the caller's own session. Ending one that has ended is no error."""
+    CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
+    """Opens a session for a person whom the calling service has recognised itself, as the mobile service does by a
+    device's signature.
+    Errors: NOT_FOUND (UNKNOWN_USER), PERMISSION_DENIED (ACCOUNT_LOCKED), UNAVAILABLE (quantum service away).
+    """
     ResolveSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ResolveSessionRequest, _session_service_pb2.ResolveSessionResponse]  # type: ignore[assignment]
     """The session behind a handle: who it is and what they may do. The gateway asks for each request that carries a
     cookie or bearer handle, and counts it as activity. UNAUTHENTICATED (SESSION_REQUIRED) when there is none or it has
@@ -122,6 +132,17 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.LogoutResponse, _abc.Awaitable[_session_service_pb2.LogoutResponse]]:
         """Ends the caller's own session. Ending one that has ended is no error."""
+
+    @_abc_1.abstractmethod
+    def CreateSession(
+        self,
+        request: _session_service_pb2.CreateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
+        """Opens a session for a person whom the calling service has recognised itself, as the mobile service does by a
+        device's signature.
+        Errors: NOT_FOUND (UNKNOWN_USER), PERMISSION_DENIED (ACCOUNT_LOCKED), UNAVAILABLE (quantum service away).
+        """
 
     @_abc_1.abstractmethod
     def ResolveSession(

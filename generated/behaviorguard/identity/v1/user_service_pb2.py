@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,behaviorguard/identity/v1/user_service.proto\x12\x19\x62\x65haviorguard.identity.v1\x1a!behaviorguard/api/v1/policy.proto\x1a$behaviorguard/identity/v1/user.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xd9\x01\n\x11\x43reateUserRequest\x12\x1d\n\x05\x65mail\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x18\xff\x01`\x01\x90\xe7\x18\x02\x12#\n\x08password\x18\x02 \x01(\tB\x11\xbaH\nr\x05\x10\x0c\x18\x80\x08\xd8\x01\x01\x90\xe7\x18\x03\x12\"\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\x90\xe7\x18\x02\x12\x43\n\x05roles\x18\x04 \x03(\x0e\x32\x1f.behaviorguard.identity.v1.RoleB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x0fquantum_enabled\x18\x05 \x01(\x08\"J\n\x12\x43reateUserResponse\x12\x34\n\x04user\x18\x01 \x01(\x0b\x32&.behaviorguard.identity.v1.UserProfile\"+\n\x0eGetUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"G\n\x0fGetUserResponse\x12\x34\n\x04user\x18\x01 \x01(\x0b\x32&.behaviorguard.identity.v1.UserProfile\"\xc7\x01\n\x10ListUsersRequest\x12\x37\n\x04role\x18\x01 \x01(\x0e\x32\x1f.behaviorguard.identity.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12?\n\x06status\x18\x02 \x01(\x0e\x32%.behaviorguard.identity.v1.UserStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\tpage_size\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x11ListUsersResponse\x12\x35\n\x05users\x18\x01 \x03(\x0b\x32&.behaviorguard.identity.v1.UserProfile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe0\x02\n\x11UpdateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\"\n\x05\x65mail\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x18\xff\x01`\x01\x90\xe7\x18\x02H\x00\x88\x01\x01\x12\'\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\x90\xe7\x18\x02H\x01\x88\x01\x01\x12\x43\n\x05roles\x18\x04 \x03(\x0e\x32\x1f.behaviorguard.identity.v1.RoleB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x46\n\x06status\x18\x05 \x01(\x0e\x32%.behaviorguard.identity.v1.UserStatusB\n\xbaH\x07\x82\x01\x04\x18\x01\x18\x03H\x02\x88\x01\x01\x12\x1c\n\x0fquantum_enabled\x18\x06 \x01(\x08H\x03\x88\x01\x01\x42\x08\n\x06_emailB\x0f\n\r_display_nameB\t\n\x07_statusB\x12\n\x10_quantum_enabled\"J\n\x12UpdateUserResponse\x12\x34\n\x04user\x18\x01 \x01(\x0b\x32&.behaviorguard.identity.v1.UserProfile\"\x82\x01\n\x15\x43hangePasswordRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\x10\x63urrent_password\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x08\x90\xe7\x18\x03\x12$\n\x0cnew_password\x18\x03 \x01(\tB\x0e\xbaH\x07r\x05\x10\x0c\x18\x80\x08\x90\xe7\x18\x03\"0\n\x16\x43hangePasswordResponse\x12\x16\n\x0esessions_ended\x18\x01 \x01(\r\"-\n\x10\x45raseUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\\\n\x11\x45raseUserResponse\x12\x18\n\x10templates_erased\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x65vices_erased\x18\x02 \x01(\r\x12\x15\n\revents_erased\x18\x03 \x01(\r2\xf0\x08\n\x0bUserService\x12\xb2\x01\n\nCreateUser\x12,.behaviorguard.identity.v1.CreateUserRequest\x1a-.behaviorguard.identity.v1.CreateUserResponse\"G\x8a\xe7\x18.\n\x07gateway\n\x08operator\x10\x04\x18\x03 \x01*\x10\x43reates a person0\xc9\x01\x82\xd3\xe4\x93\x02\x0f\"\n/api/users:\x01*\x12\xbc\x01\n\x07GetUser\x12).behaviorguard.identity.v1.GetUserRequest\x1a*.behaviorguard.identity.v1.GetUserResponse\"Z\x90\x02\x01\x8a\xe7\x18\x37\n\x07gateway\n\x08operator\n\x06threat\n\x06mobile\x10\x02\x18\x01*\x0eReads a person\x82\xd3\xe4\x93\x02\x16\x12\x14/api/users/{user_id}\x12\xa6\x01\n\tListUsers\x12+.behaviorguard.identity.v1.ListUsersRequest\x1a,.behaviorguard.identity.v1.ListUsersResponse\">\x90\x02\x01\x8a\xe7\x18%\n\x07gateway\n\x08operator\x10\x03\x18\x01*\x0cLists people\x82\xd3\xe4\x93\x02\x0c\x12\n/api/users\x12\xbc\x01\n\nUpdateUser\x12,.behaviorguard.identity.v1.UpdateUserRequest\x1a-.behaviorguard.identity.v1.UpdateUserResponse\"Q\x90\x02\x02\x8a\xe7\x18+\n\x07gateway\n\x08operator\x10\x04\x18\x03 \x01*\x10\x43hanges a person\x82\xd3\xe4\x93\x02\x19\x32\x14/api/users/{user_id}:\x01*\x12\xcf\x01\n\x0e\x43hangePassword\x12\x30.behaviorguard.identity.v1.ChangePasswordRequest\x1a\x31.behaviorguard.identity.v1.ChangePasswordResponse\"X\x8a\xe7\x18,\n\x07gateway\x10\x02\x18\x04 \x01*\x1b\x43hanges a person\'s password\x82\xd3\xe4\x93\x02\"\"\x1d/api/users/{user_id}/password:\x01*\x12\xb2\x01\n\tEraseUser\x12+.behaviorguard.identity.v1.EraseUserRequest\x1a,.behaviorguard.identity.v1.EraseUserResponse\"J\x8a\xe7\x18*\n\x07gateway\n\x08operator\x10\x04\x18\x04 \x01*\x0f\x45rases a person\x82\xd3\xe4\x93\x02\x16*\x14/api/users/{user_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,behaviorguard/identity/v1/user_service.proto\x12\x19\x62\x65haviorguard.identity.v1\x1a!behaviorguard/api/v1/policy.proto\x1a$behaviorguard/identity/v1/user.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xff\x01\n\x11\x43reateUserRequest\x12\x1d\n\x05\x65mail\x18\x01 \x01(\tB\x0e\xbaH\x07r\x05\x18\xff\x01`\x01\x90\xe7\x18\x02\x12#\n\x08password\x18\x02 \x01(\tB\x11\xbaH\nr\x05\x10\x0c\x18\x80\x08\xd8\x01\x01\x90\xe7\x18\x03\x12\"\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\x90\xe7\x18\x02\x12\x43\n\x05roles\x18\x04 \x03(\x0e\x32\x1f.behaviorguard.identity.v1.RoleB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x0fquantum_enabled\x18\x05 \x01(\x08\x12$\n\x0forganization_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"J\n\x12\x43reateUserResponse\x12\x34\n\x04user\x18\x01 \x01(\x0b\x32&.behaviorguard.identity.v1.UserProfile\"+\n\x0eGetUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"G\n\x0fGetUserResponse\x12\x34\n\x04user\x18\x01 \x01(\x0b\x32&.behaviorguard.identity.v1.UserProfile\"\xe4\x01\n\x10ListUsersRequest\x12\x1b\n\x05\x65mail\x18\x05 \x01(\tB\x0c\xbaH\x05r\x03\x18\xff\x01\x90\xe7\x18\x02\x12\x37\n\x04role\x18\x01 \x01(\x0e\x32\x1f.behaviorguard.identity.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12?\n\x06status\x18\x02 \x01(\x0e\x32%.behaviorguard.identity.v1.UserStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\tpage_size\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xf4\x03\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x11ListUsersResponse\x12\x35\n\x05users\x18\x01 \x03(\x0b\x32&.behaviorguard.identity.v1.UserProfile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe0\x02\n\x11UpdateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\"\n\x05\x65mail\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x18\xff\x01`\x01\x90\xe7\x18\x02H\x00\x88\x01\x01\x12\'\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x0c\xbaH\x05r\x03\x18\x80\x01\x90\xe7\x18\x02H\x01\x88\x01\x01\x12\x43\n\x05roles\x18\x04 \x03(\x0e\x32\x1f.behaviorguard.identity.v1.RoleB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x46\n\x06status\x18\x05 \x01(\x0e\x32%.behaviorguard.identity.v1.UserStatusB\n\xbaH\x07\x82\x01\x04\x18\x01\x18\x03H\x02\x88\x01\x01\x12\x1c\n\x0fquantum_enabled\x18\x06 \x01(\x08H\x03\x88\x01\x01\x42\x08\n\x06_emailB\x0f\n\r_display_nameB\t\n\x07_statusB\x12\n\x10_quantum_enabled\"J\n\x12UpdateUserResponse\x12\x34\n\x04user\x18\x01 \x01(\x0b\x32&.behaviorguard.identity.v1.UserProfile\"\x82\x01\n\x15\x43hangePasswordRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\x10\x63urrent_password\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x10\x01\x18\x80\x08\x90\xe7\x18\x03\x12$\n\x0cnew_password\x18\x03 \x01(\tB\x0e\xbaH\x07r\x05\x10\x0c\x18\x80\x08\x90\xe7\x18\x03\"0\n\x16\x43hangePasswordResponse\x12\x16\n\x0esessions_ended\x18\x01 \x01(\r\"-\n\x10\x45raseUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\\\n\x11\x45raseUserResponse\x12\x18\n\x10templates_erased\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x65vices_erased\x18\x02 \x01(\r\x12\x15\n\revents_erased\x18\x03 \x01(\r2\xf0\x08\n\x0bUserService\x12\xb2\x01\n\nCreateUser\x12,.behaviorguard.identity.v1.CreateUserRequest\x1a-.behaviorguard.identity.v1.CreateUserResponse\"G\x8a\xe7\x18.\n\x07gateway\n\x08operator\x10\x04\x18\x03 \x01*\x10\x43reates a person0\xc9\x01\x82\xd3\xe4\x93\x02\x0f\"\n/api/users:\x01*\x12\xbc\x01\n\x07GetUser\x12).behaviorguard.identity.v1.GetUserRequest\x1a*.behaviorguard.identity.v1.GetUserResponse\"Z\x90\x02\x01\x8a\xe7\x18\x37\n\x07gateway\n\x08operator\n\x06threat\n\x06mobile\x10\x02\x18\x01*\x0eReads a person\x82\xd3\xe4\x93\x02\x16\x12\x14/api/users/{user_id}\x12\xa6\x01\n\tListUsers\x12+.behaviorguard.identity.v1.ListUsersRequest\x1a,.behaviorguard.identity.v1.ListUsersResponse\">\x90\x02\x01\x8a\xe7\x18%\n\x07gateway\n\x08operator\x10\x03\x18\x01*\x0cLists people\x82\xd3\xe4\x93\x02\x0c\x12\n/api/users\x12\xbc\x01\n\nUpdateUser\x12,.behaviorguard.identity.v1.UpdateUserRequest\x1a-.behaviorguard.identity.v1.UpdateUserResponse\"Q\x90\x02\x02\x8a\xe7\x18+\n\x07gateway\n\x08operator\x10\x04\x18\x03 \x01*\x10\x43hanges a person\x82\xd3\xe4\x93\x02\x19\x32\x14/api/users/{user_id}:\x01*\x12\xcf\x01\n\x0e\x43hangePassword\x12\x30.behaviorguard.identity.v1.ChangePasswordRequest\x1a\x31.behaviorguard.identity.v1.ChangePasswordResponse\"X\x8a\xe7\x18,\n\x07gateway\x10\x02\x18\x04 \x01*\x1b\x43hanges a person\'s password\x82\xd3\xe4\x93\x02\"\"\x1d/api/users/{user_id}/password:\x01*\x12\xb2\x01\n\tEraseUser\x12+.behaviorguard.identity.v1.EraseUserRequest\x1a,.behaviorguard.identity.v1.EraseUserResponse\"J\x8a\xe7\x18*\n\x07gateway\n\x08operator\x10\x04\x18\x04 \x01*\x0f\x45rases a person\x82\xd3\xe4\x93\x02\x16*\x14/api/users/{user_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEUSERREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\005r\003\030\200\001\220\347\030\002'
   _globals['_CREATEUSERREQUEST'].fields_by_name['roles']._loaded_options = None
   _globals['_CREATEUSERREQUEST'].fields_by_name['roles']._serialized_options = b'\272H\020\222\001\r\020\003\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_CREATEUSERREQUEST'].fields_by_name['organization_id']._loaded_options = None
+  _globals['_CREATEUSERREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['email']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['email']._serialized_options = b'\272H\005r\003\030\377\001\220\347\030\002'
   _globals['_LISTUSERSREQUEST'].fields_by_name['role']._loaded_options = None
   _globals['_LISTUSERSREQUEST'].fields_by_name['role']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_LISTUSERSREQUEST'].fields_by_name['status']._loaded_options = None
@@ -84,29 +88,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['EraseUser']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['EraseUser']._serialized_options = b'\212\347\030*\n\007gateway\n\010operator\020\004\030\004 \001*\017Erases a person\202\323\344\223\002\026*\024/api/users/{user_id}'
   _globals['_CREATEUSERREQUEST']._serialized_start=208
-  _globals['_CREATEUSERREQUEST']._serialized_end=425
-  _globals['_CREATEUSERRESPONSE']._serialized_start=427
-  _globals['_CREATEUSERRESPONSE']._serialized_end=501
-  _globals['_GETUSERREQUEST']._serialized_start=503
-  _globals['_GETUSERREQUEST']._serialized_end=546
-  _globals['_GETUSERRESPONSE']._serialized_start=548
-  _globals['_GETUSERRESPONSE']._serialized_end=619
-  _globals['_LISTUSERSREQUEST']._serialized_start=622
-  _globals['_LISTUSERSREQUEST']._serialized_end=821
-  _globals['_LISTUSERSRESPONSE']._serialized_start=823
-  _globals['_LISTUSERSRESPONSE']._serialized_end=922
-  _globals['_UPDATEUSERREQUEST']._serialized_start=925
-  _globals['_UPDATEUSERREQUEST']._serialized_end=1277
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=1279
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=1353
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1356
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1486
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1488
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1536
-  _globals['_ERASEUSERREQUEST']._serialized_start=1538
-  _globals['_ERASEUSERREQUEST']._serialized_end=1583
-  _globals['_ERASEUSERRESPONSE']._serialized_start=1585
-  _globals['_ERASEUSERRESPONSE']._serialized_end=1677
-  _globals['_USERSERVICE']._serialized_start=1680
-  _globals['_USERSERVICE']._serialized_end=2816
+  _globals['_CREATEUSERREQUEST']._serialized_end=463
+  _globals['_CREATEUSERRESPONSE']._serialized_start=465
+  _globals['_CREATEUSERRESPONSE']._serialized_end=539
+  _globals['_GETUSERREQUEST']._serialized_start=541
+  _globals['_GETUSERREQUEST']._serialized_end=584
+  _globals['_GETUSERRESPONSE']._serialized_start=586
+  _globals['_GETUSERRESPONSE']._serialized_end=657
+  _globals['_LISTUSERSREQUEST']._serialized_start=660
+  _globals['_LISTUSERSREQUEST']._serialized_end=888
+  _globals['_LISTUSERSRESPONSE']._serialized_start=890
+  _globals['_LISTUSERSRESPONSE']._serialized_end=989
+  _globals['_UPDATEUSERREQUEST']._serialized_start=992
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1344
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=1346
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1420
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1423
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1553
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1555
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1603
+  _globals['_ERASEUSERREQUEST']._serialized_start=1605
+  _globals['_ERASEUSERREQUEST']._serialized_end=1650
+  _globals['_ERASEUSERRESPONSE']._serialized_start=1652
+  _globals['_ERASEUSERRESPONSE']._serialized_end=1744
+  _globals['_USERSERVICE']._serialized_start=1747
+  _globals['_USERSERVICE']._serialized_end=2883
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ class CreateUserRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     QUANTUM_ENABLED_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """Address to sign in with: at most 255 characters, unique in the deployment, compared without regard to case."""
     password: _builtins.str
@@ -38,6 +39,8 @@ class CreateUserRequest(_message.Message):
     """Name to show, at most 128 characters."""
     quantum_enabled: _builtins.bool
     """True to protect the person's templates and sessions by post-quantum keys."""
+    organization_id: _builtins.str
+    """UUID of the organisation; empty means the caller's own. Needed from workloads that act for nobody."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_user_pb2.Role.ValueType]:
         """What the person may do; empty means ROLE_MEMBER. At most 3."""
@@ -50,10 +53,11 @@ class CreateUserRequest(_message.Message):
         display_name: _builtins.str = ...,
         roles: _abc.Iterable[_user_pb2.Role.ValueType] | None = ...,
         quantum_enabled: _builtins.bool = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "password", b"password", "quantum_enabled", b"quantum_enabled", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "organization_id", b"organization_id", "password", b"password", "quantum_enabled", b"quantum_enabled", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,10 +139,13 @@ class ListUsersRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    EMAIL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """Only the person with this address, compared without regard to case: at most 255 characters; empty means all."""
     role: _user_pb2.Role.ValueType
     """Only this role; unset means all."""
     status: _user_pb2.UserStatus.ValueType
@@ -150,6 +157,7 @@ class ListUsersRequest(_message.Message):
     def __init__(
         self,
         *,
+        email: _builtins.str = ...,
         role: _user_pb2.Role.ValueType = ...,
         status: _user_pb2.UserStatus.ValueType = ...,
         page_size: _builtins.int = ...,
@@ -157,7 +165,7 @@ class ListUsersRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "role", b"role", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "page_size", b"page_size", "page_token", b"page_token", "role", b"role", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

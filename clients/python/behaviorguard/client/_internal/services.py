@@ -5,6 +5,7 @@ from __future__ import annotations
 from behaviorguard.identity.v1 import (
     biometric_service_pb2,
     document_service_pb2,
+    organization_service_pb2,
     session_service_pb2,
     user_service_pb2,
 )
@@ -28,6 +29,7 @@ CONTRACT = tuple(
         key_service_pb2,
         mobile_service_pb2,
         monitoring_service_pb2,
+        organization_service_pb2,
         session_service_pb2,
         template_service_pb2,
         threat_service_pb2,

@@ -9,6 +9,7 @@ from behaviorguard.client._internal.sync_calls import SyncCalls
 from behaviorguard.client._internal.transport import Tls, channel_options
 from behaviorguard.identity.v1.biometric_service_pb2_grpc import BiometricServiceStub
 from behaviorguard.identity.v1.document_service_pb2_grpc import DocumentServiceStub
+from behaviorguard.identity.v1.organization_service_pb2_grpc import OrganizationServiceStub
 from behaviorguard.identity.v1.session_service_pb2_grpc import SessionServiceStub
 from behaviorguard.identity.v1.user_service_pb2_grpc import UserServiceStub
 from behaviorguard.mobile.v1.mobile_service_pb2_grpc import MobileServiceStub
@@ -49,6 +50,7 @@ class BehaviorGuardClient:
         self.keys = KeyServiceStub(calls)
         self.mobile = MobileServiceStub(calls)
         self.monitoring = MonitoringServiceStub(calls)
+        self.organizations = OrganizationServiceStub(calls)
         self.sessions = SessionServiceStub(calls)
         self.templates = TemplateServiceStub(calls)
         self.threat = ThreatServiceStub(calls)
