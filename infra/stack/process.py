@@ -51,6 +51,7 @@ class Process:
         self.command = command
         self.log = log
         self._child: subprocess.Popen[bytes] | None = None
+        self._swept = False
         self._lock = threading.Lock()
 
     @property
@@ -76,6 +77,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.bound_log()
         account = self.command.account
+        self._swept = False
         with self.log.open("ab") as log:
             log.write(f"--- start {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}\n".encode())
             log.flush()
@@ -119,17 +121,19 @@ class Process:
         """Ask it to end, wait `grace_seconds`, then end its whole group by force; harmless when it does not run."""
         with self._lock:
             child = self._child
-            if child is None:
+            if child is None or self._swept:
                 return
             if child.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     child.send_signal(self.command.stop_signal)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(self.command.grace_seconds)
-            # Whatever it left behind shares its group; when it ended cleanly there is nobody and this is a no-op.
+            # Whatever it left behind shares its group; when it ended cleanly there is nobody and this is a no-op. Once
+            # only: later the number may belong to somebody else.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+            self._swept = True
 
     def bound_log(self) -> None:
         """Keep the log within its limit. The child appends, so cutting the file under it is safe."""
