@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _POLL_SECONDS: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.25
 _IDLE_SECONDS: Final = 0.5
+_JOIN_SECONDS: Final = 0.05
 _QUEUE_KBYTES: Final = 65_536
 
 
@@ -158,6 +160,7 @@ class AlertConsumer:
     ) -> None:
         self._batch = batch
         self._window_s = window_s
+        self._session_s = session_s
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="broker-consumer")
         self._consumer = Consumer(
             {
@@ -198,7 +201,7 @@ class AlertConsumer:
 
     async def close(self) -> None:
         """Leave the group."""
-        await self._run(self._consumer.close)
+        await self._run(self._leave)
         self._executor.shutdown(wait=False)
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -212,6 +215,14 @@ class AlertConsumer:
         if self._batch > 1:
             messages += self._consumer.consume(self._batch - 1, self._window_s)
         return AlertBatch(tuple(_origin(message) for message in messages if _is_data(message)))
+
+    def _leave(self) -> None:
+        # The embedded broker (tansu 0.6) never lets anybody into a group again that a member left while joining: join first.
+        end = time.monotonic() + self._session_s
+        self._consumer.pause(self._consumer.assignment())
+        while not self._consumer.assignment() and time.monotonic() < end:
+            self._consumer.poll(_JOIN_SECONDS)
+        self._consumer.close()
 
     def _commit(self, batch: AlertBatch) -> None:
         following: dict[tuple[str, int], int] = {}

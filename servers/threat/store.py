@@ -138,9 +138,7 @@ class Store:
             return []
         rows = [alert_row(alert) | {"place": place} for place, alert in enumerate(alerts)]
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(
-                _INSERT, {"rows": orjson.dumps(rows).decode()}
-            )
+            cursor = await connection.execute(_INSERT, {"rows": orjson.dumps(rows).decode()})
             positions = {row["event_id"]: int(row["stream_position"]) for row in await cursor.fetchall()}
             stored: list[StoredAlert] = []
             for alert in alerts:
