@@ -1,7 +1,8 @@
 """Events for measurements, shaped like those of the threat service: every field, and evidence of the layout's size.
 
-The values are synthetic (seeded random numbers in plausible ranges). Speed does not depend on them: every model computes the same for every
-value, and the messages have the length of real ones. Detection is measured on recordings of people, by `behaviorguard evaluate`.
+The values are synthetic (seeded random numbers in plausible ranges). Speed does not depend on them: every model
+computes the same for every value, and the messages have the length of real ones. Detection is measured on recordings of
+people, by `behaviorguard evaluate`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def read_event_id(text: bytes) -> tuple[int, int, int]:
 def record(user: int, event: str, accepted_at_ms: int, rng: np.random.Generator) -> dict[str, Any]:
     """A `ThreatEventRecord` as a dictionary: a person well known, working as usual.
 
-    One event in fifty is far from the person's normal, so that reasons are found and written as often as in a system that is attacked at times.
+    One event in fifty is far from the person's normal, so that reasons are found and written as often as in a system
+    that is attacked at times.
     """
     sample, baseline = _evidence(rng, strayed=rng.random() < ATTACKED)
     context = dict.fromkeys(CONTEXT, 0.0) | NEUTRAL
@@ -103,7 +105,8 @@ def _evidence(rng: np.random.Generator, *, strayed: bool) -> tuple[NDArray[np.fl
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A serialized event with gaps for user, event and time: making another costs one join instead of one serialization."""
+    """A serialized event with gaps for user, event and time: making another costs one join instead of one
+    serialization."""
 
     head: bytes
     before_event: bytes

@@ -1,6 +1,7 @@
 """`python -m infra.bench.load`: a process that writes events at a steady rate, or as fast as it can.
 
-Each event is accepted, by its own record, when its turn was due: a generator that falls behind makes latencies worse, never better.
+Each event is accepted, by its own record, when its turn was due: a generator that falls behind makes latencies worse,
+never better.
 """
 
 from __future__ import annotations

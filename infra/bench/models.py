@@ -1,4 +1,5 @@
-"""`python -m infra.bench.models`: the three graphs alone, and the memory of the pipeline with every window full. Prints JSON."""
+"""`python -m infra.bench.models`: the three graphs alone, and the memory of the pipeline with every window full. Prints
+JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The pipeline end to end through a broker: latency at a steady rate, highest rate against a bare relay, time of the models, memory.
+"""The pipeline end to end through a broker: latency at a steady rate, highest rate against a bare relay, time of the
+models, memory.
 
-Every part is a process of its own, as in production: broker, load generator, pipeline, measuring consumer. They share this machine's cores, so ratios
-say more than absolute figures.
+Every part is a process of its own, as in production: broker, load generator, pipeline, measuring consumer. They share
+this machine's cores, so ratios say more than absolute figures.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _RELAYED = "bench-relayed"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. `rate` in events a second, `seconds` of it, `users` that the events spread over, `backlog` events to drain."""
+    """What to measure. `rate` in events a second, `seconds` of it, `users` that the events spread over, `backlog`
+    events to drain."""
 
     rate: int = 10_000
     seconds: int = 30

@@ -1,6 +1,7 @@
 """`python -m infra.bench.probe`: a process that reads a topic to the last expected message, and says when each arrived.
 
-It reads keys alone: an event's id says when the event was accepted. Prints "ready" once it follows the topic, then progress on stderr, at the end JSON.
+It reads keys alone: an event's id says when the event was accepted. Prints "ready" once it follows the topic, then
+progress on stderr, at the end JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Probe:
         self._consumer.assign([TopicPartition(topic.topic, p, OFFSET_BEGINNING) for p in topic.partitions])
 
     def run(self) -> dict[str, Any]:
-        """Read until everything came or nothing came for the patience; latencies in milliseconds, rate in events a second."""
+        """Read until everything came or nothing came for the patience; latencies in milliseconds, rate in events a
+        second."""
         wanted, patience = self._arguments.events, self._arguments.patience
         count, last, said = 0, time.time(), time.time()
         while count < wanted and time.time() - last < (patience if count else self._arguments.first):

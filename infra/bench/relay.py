@@ -1,6 +1,7 @@
 """`python -m infra.bench.relay`: reads a topic and writes every message unchanged to another, and nothing else.
 
-The yardstick of the pipeline: same client, same settings, same promise (offsets are committed after delivery), no work on the content.
+The yardstick of the pipeline: same client, same settings, same promise (offsets are committed after delivery), no work
+on the content.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def relay(settings: PipelineSettings, events: int) -> None:
-    """Move `events` messages from the events topic to the alerts topic; the output's key is the event's id, for the probe to count."""
+    """Move `events` messages from the events topic to the alerts topic; the output's key is the event's id, for the
+    probe to count."""
     consumer = Consumer(consumer_options(settings, Health(lambda: 0.0)))
     outbox = Outbox(
         Producer(producer_options(settings)), consumer, settings.events_topic, settings.pipeline_delivery_seconds
@@ -31,6 +33,7 @@ def relay(settings: PipelineSettings, events: int) -> None:
     consumer.subscribe([settings.events_topic])
     moved = 0
     while moved < events:
+        outbox.commit()
         messages = consumer.consume(1, 0.2)
         messages += (
             consumer.consume(settings.pipeline_batch_events - 1, settings.pipeline_window_seconds) if messages else []

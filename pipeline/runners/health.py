@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 
 
 class Health:
-    """What the runner knows of itself. Written by its threads, read by the endpoint's; every field is replaced whole."""
+    """What the runner knows of itself. Written by its threads, read by the endpoint's; every field is replaced
+    whole."""
 
     def __init__(self, rate: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate

@@ -1,11 +1,12 @@
 """Moves batches from `threat-events` through the chain to `threat-alerts`.
 
-Three threads overlap successive batches: this one reads and deserializes, the second scores and produces, the third (`Outbox`) waits for
-deliveries and commits. Queues between them hold a few batches, so that a slow broker slows the reading instead of filling memory.
+Three threads overlap successive batches: this one reads and deserializes, the second scores and produces, the third
+(`Outbox`) waits for deliveries and commits. Queues between them hold a few batches, so that a slow broker slows the
+reading instead of filling memory.
 
-The windows of users are rebuilt from the topic itself: an assigned partition is read from somewhat before its committed offset, and what lies before
-that offset only fills windows. A failure ends the session; the next one starts from the committed offsets with empty windows, so that nothing in memory
-outlives what the broker knows.
+The windows of users are rebuilt from the topic itself: an assigned partition is read from somewhat before its committed
+offset, and what lies before that offset only fills windows. A failure ends the session; the next one starts from the
+committed offsets with empty windows, so that nothing in memory outlives what the broker knows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from pipeline.runners.outbox import Outbox, Outgoing
+from pipeline.runners.outbox import DeliveryFailed, Outbox, Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 _IDLE_SECONDS = 0.2
 _READ_AHEAD = 1
-"""Batches that are deserialized and not scored yet: one keeps the scoring thread busy, more would only make events wait."""
+"""Batches that are deserialized and not scored yet: one keeps the scoring thread busy, more would only make events
+wait."""
 _ANSWER_SECONDS = 10.0
 _ORIGINAL_BYTES = 65_536
 _log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A batch that was read: `positions` [N] are partition and offset of each message, `wanted` [N] whether it is to be scored."""
+    """A batch that was read: `positions` [N] are partition and offset of each message, `wanted` [N] whether it is to be
+    scored."""
 
     messages: Sequence[Message]
     partitions: NDArray[np.int32]
@@ -147,13 +150,19 @@ class Session:
         while self._queue.unfinished_tasks and not self._failed.is_set() and time.monotonic() < deadline:
             self._health.beat()
             time.sleep(0.001)
-        return not self._queue.unfinished_tasks and self._outbox.wait_idle(max(0.0, deadline - time.monotonic()))
+        try:
+            committed = self._outbox.wait_idle(max(0.0, deadline - time.monotonic()))
+        except DeliveryFailed as error:
+            self._fail(error)
+            return False
+        return committed and not self._queue.unfinished_tasks
 
     # Reading: the session's own thread.
 
     def _read(self) -> None:
         """Read one batch: as many events as come within the window that the first one opens."""
         self._health.beat()
+        self._outbox.commit()
         messages = self._consumer.consume(1, _IDLE_SECONDS)
         if not messages:
             return
@@ -167,7 +176,8 @@ class Session:
     def _window_left(self, first: Message) -> float:
         """Seconds until the window closes that the first event opened when it was written, not when it was read.
 
-        An event that waited while the batch before it was scored waits no longer. Clocks that disagree only make the window shorter or full.
+        An event that waited while the batch before it was scored waits no longer. Clocks that disagree only make the
+        window shorter or full.
         """
         window = self._settings.pipeline_window_seconds
         waited = time.time() - first.timestamp()[1] / 1000
@@ -231,7 +241,8 @@ class Session:
         _log.info("partitions assigned: %s", sorted(self._resume))
 
     def _earliest(self, partitions: Sequence[TopicPartition]) -> list[int]:
-        """For each partition the first offset that is young enough to rebuild windows from; 0 when the broker cannot say."""
+        """For each partition the first offset that is young enough to rebuild windows from; 0 when the broker cannot
+        say."""
         since = int((time.time() - self._settings.pipeline_rebuild_seconds) * 1000)
         asked = [TopicPartition(p.topic, p.partition, since) for p in partitions]
         try:
@@ -330,7 +341,8 @@ def run(
 
 
 def consumer_options(settings: PipelineSettings, health: Health) -> dict[str, object]:
-    """Settings of the consumer: nothing is committed by itself, and an assignment may change a few partitions without stopping the others."""
+    """Settings of the consumer: nothing is committed by itself, and an assignment may change a few partitions without
+    stopping the others."""
     return {
         "bootstrap.servers": settings.kafka_bootstrap,
         "client.id": f"behaviorguard-pipeline-{settings.pipeline_node}",
@@ -358,7 +370,8 @@ def consumer_options(settings: PipelineSettings, health: Health) -> dict[str, ob
 
 
 def producer_options(settings: PipelineSettings) -> dict[str, object]:
-    """Settings of the producer: every replica acknowledges, a retry makes no duplicate, partitions as Java's client chooses them."""
+    """Settings of the producer: every replica acknowledges, a retry makes no duplicate, partitions as Java's client
+    chooses them."""
     return {
         "bootstrap.servers": settings.kafka_bootstrap,
         "client.id": f"behaviorguard-pipeline-{settings.pipeline_node}",

@@ -71,7 +71,11 @@ class _Batch:
 
 
 class Outbox:
-    """Sends on the caller's thread, waits for deliveries and commits on a thread of its own (`run`)."""
+    """Sends on the caller's thread, waits for deliveries on its own (`run`), commits on the reader's (`commit`).
+
+    The client lets one thread at a time into a consumer, and a thread that waits for messages leaves no gap for another
+    to commit in: whoever reads must commit.
+    """
 
     def __init__(self, producer: Producer, consumer: Committer, topic: str, delivery_seconds: float) -> None:
         self._producer = producer
@@ -83,6 +87,7 @@ class Outbox:
         self._idle = threading.Condition()
         self._open = 0
         self._stopping = threading.Event()
+        self._delivered: deque[Mapping[int, int]] = deque()
         self._uncommitted: dict[int, int] = {}
         self._commit_since = 0.0
         self._lost: set[int] = set()
@@ -117,10 +122,10 @@ class Outbox:
                 return
 
     def run(self) -> None:
-        """Wait for deliveries and commit, until `stop`.
+        """Wait for deliveries, until `stop`.
 
         Raises:
-            DeliveryFailed: a message was not delivered, or a commit not answered, in time.
+            DeliveryFailed: a message was not delivered in time.
         """
         while not self._stopping.is_set():
             self._producer.poll(_POLL_SECONDS)
@@ -131,9 +136,16 @@ class Outbox:
         self._stopping.set()
 
     def wait_idle(self, seconds: float) -> bool:
-        """Wait until everything sent is delivered and committed; whether that happened within `seconds`."""
+        """On the reader's thread: wait until everything sent is delivered, and commit it; whether both happened within
+        `seconds`.
+
+        Raises:
+            DeliveryFailed: commits have not been answered for too long.
+        """
         with self._idle:
-            return self._idle.wait_for(lambda: self._open == 0 or self._stopping.is_set(), seconds) and self._open == 0
+            self._idle.wait_for(lambda: self._open == 0 or self._stopping.is_set(), seconds)
+            idle = self._open == 0
+        return self.commit() and idle
 
     def lose(self, partitions: Iterable[int]) -> None:
         """These partitions are somebody else's now: what is still under way for them is not committed."""
@@ -144,23 +156,30 @@ class Outbox:
         self._lost.difference_update(partitions)
 
     def _settle(self) -> None:
-        """Commit the batches at the head that are complete."""
+        """Hand over the offsets of the batches at the head that are complete."""
         settled = 0
         while self._under_way and self._under_way[0].delivered == self._under_way[0].expected:
             batch = self._under_way.popleft()
             if batch.error is not None:
                 raise DeliveryFailed(f"the broker did not take a message: {batch.error.name()}")
-            self._uncommitted.update(batch.offsets)
+            self._delivered.append(batch.offsets)
             settled += 1
-        if self._uncommitted:
-            self._commit()
         if settled:
             self._room.release(settled)
             with self._idle:
                 self._open -= settled
                 self._idle.notify_all()
 
-    def _commit(self) -> None:
+    def commit(self) -> bool:
+        """On the reader's thread: commit what was delivered; whether nothing is left to commit.
+
+        Raises:
+            DeliveryFailed: commits have not been answered for too long.
+        """
+        while self._delivered:
+            self._uncommitted.update(self._delivered.popleft())
+        if not self._uncommitted:
+            return True
         offsets = [TopicPartition(self._topic, p, o) for p, o in self._uncommitted.items() if p not in self._lost]
         try:
             if offsets:
@@ -169,10 +188,11 @@ class Outbox:
             code: KafkaError = error.args[0]
             if code.code() not in _NO_LONGER_OURS:
                 self._retry_later(code)
-                return
+                return False
             _log.info("offsets belong to another member now: %s", code.name())
         self._uncommitted.clear()
         self._commit_since = 0.0
+        return True
 
     def _retry_later(self, error: KafkaError) -> None:
         """Offsets only grow, so the next commit carries this one's."""
