@@ -45,7 +45,14 @@ function guidance(state: State): { title: string; text: string } {
       text: "Type the phrase and press Enter, the way you always type. Again and again, until the bar is full.",
     };
   }
-  const own = scored(state).filter((event) => event.learning === false).length;
+  const judged = scored(state).filter((event) => event.learning === false);
+  if (judged.at(-1)?.alert.threatLevel === "suspicious") {
+    return {
+      title: "Something has changed",
+      text: "This is not quite your rhythm. One phrase more and it will be surer: either way.",
+    };
+  }
+  const own = judged.length;
   return own < 3
     ? {
         title: "Now it knows you",

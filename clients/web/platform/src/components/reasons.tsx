@@ -27,7 +27,7 @@ export function Reasons({ latest }: { latest: Observed | undefined }) {
   );
 }
 
-function ReasonItem({ reason: { text, deviation = 0, modality, simulated } }: { reason: Reason }) {
+function ReasonItem({ reason: { text, deviation = 0, contribution, modality, simulated } }: { reason: Reason }) {
   const length = (Math.min(Math.abs(deviation), FULL) / FULL) * 50;
   return (
     <li>
@@ -38,9 +38,7 @@ function ReasonItem({ reason: { text, deviation = 0, modality, simulated } }: { 
           <rect x={deviation < 0 ? 50 - length : 50} y="1.5" width={length} height="7" className="deviation-bar" />
           <rect x="49.6" y="0" width="0.8" height="10" className="deviation-centre" />
         </svg>
-        <span>
-          {Math.abs(deviation).toFixed(1)}× your usual spread {deviation < 0 ? "below" : "above"}
-        </span>
+        {contribution !== undefined && <span>{Math.round(contribution * 100)} % of the score</span>}
         <span className="tag">{modality}</span>
         {simulated === true && <span className="tag">simulated</span>}
       </div>
