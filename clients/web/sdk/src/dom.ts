@@ -56,7 +56,10 @@ function bindKeys(target: EventTarget, on: On, observer: Observer): void {
   });
   on<Event>(target, "compositionstart", () => observer.composing());
   on<FocusEvent>(target, "focusout", () => observer.focusLost());
-  on<Event>(window, "blur", () => observer.focusLost());
+  on<Event>(window, "blur", (event) => {
+    // Listening while the event comes down, the window also hears of every element that loses the focus.
+    if (event.target === window) observer.focusLost();
+  });
   on<Event>(document, "visibilitychange", () => observer.focusLost());
 }
 

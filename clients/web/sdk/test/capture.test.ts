@@ -82,6 +82,15 @@ describe("createCapture", () => {
     expect(typed()[0]).not.toHaveProperty("promptId");
   });
 
+  it("does not mind that another element loses the focus", () => {
+    start();
+    key("keydown", "a", 0);
+    fire(new FocusEvent("blur"), 20, document.querySelector("#secret") as Element);
+    key("keyup", "a", 80);
+    tap("Enter", 200);
+    expect(typed()[0]?.holdMs).toEqual([80, 80]);
+  });
+
   it("drops a phrase that the page does not accept", () => {
     start({ accept: () => false });
     tap("a", 0);
