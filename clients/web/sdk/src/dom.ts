@@ -58,7 +58,7 @@ function bindKeys(target: EventTarget, on: On, observer: Observer): void {
   on<FocusEvent>(target, "focusout", () => observer.focusLost());
   on<Event>(window, "blur", (event) => {
     // Listening while the event comes down, the window also hears of every element that loses the focus.
-    if (event.target === window) observer.focusLost();
+    if (!(event.target instanceof Element)) observer.focusLost();
   });
   on<Event>(document, "visibilitychange", () => observer.focusLost());
 }
