@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -70,14 +71,16 @@ def wrap(mesh: Mesh, plan: MethodPlan, handler: Handler) -> Handler:
     if plan.self_checked and not handler.request_streaming:
         raise TypeError(f"{plan.name} has no request stream to check itself: take it out of self_checked")
     _require_async(plan.name, behavior, streams=handler.response_streaming)
-    wrapped: Handler = kind(make(mesh, plan, behavior), handler.request_deserializer, handler.response_serializer)
+    plan = replace(plan, parse=handler.request_deserializer)
+    wrapped: Handler = kind(make(mesh, plan, behavior), None, handler.response_serializer)
     return wrapped
 
 
 def _unary_unary(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., Any]:
-    async def serve(request: Message, context: Context) -> Message:
+    async def serve(body: bytes, context: Context) -> Message:
         async with Call(mesh, plan, context) as call:
             call.admit()
+            request = call.parse(body)
             await call.accept(request)
             response: Message = await behavior(request, context)
             return response
@@ -86,9 +89,10 @@ def _unary_unary(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., A
 
 
 def _unary_stream(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., Any]:
-    async def serve(request: Message, context: Context) -> AsyncIterator[Message]:
+    async def serve(body: bytes, context: Context) -> AsyncIterator[Message]:
         async with Call(mesh, plan, context) as call:
             call.admit()
+            request = call.parse(body)
             await call.accept(request)
             async with aclosing(behavior(request, context)) as responses:
                 while True:
@@ -102,7 +106,7 @@ def _unary_stream(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., 
 
 
 def _stream_unary(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., Any]:
-    async def serve(requests: AsyncIterator[Message], context: Context) -> Message:
+    async def serve(requests: AsyncIterator[bytes], context: Context) -> Message:
         async with Call(mesh, plan, context) as call:
             call.admit()
             response: Message = await behavior(call.requests(requests, resumable=False), _IterateOnly(context))
@@ -112,7 +116,7 @@ def _stream_unary(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., 
 
 
 def _stream_stream(mesh: Mesh, plan: MethodPlan, behavior: Any) -> Callable[..., Any]:
-    async def serve(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+    async def serve(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
         async with Call(mesh, plan, context) as call:
             call.admit()
             incoming = call.requests(requests, resumable=True)

@@ -6,6 +6,8 @@
     admission     who calls, may they, on whose behalf, how often           (per call, then per message)
     validation    the contract's field rules                                (per message)
 
+Messages are read inside the steps too, so that a body that is no message is refused like everything else.
+
 An RPC's plan is made once, when the server is built; a call then costs a dictionary look-up and these five steps. As
 five gRPC interceptors
 they would cost a coroutine and a new handler each, for every call.
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from servers.mesh import identity, policy
@@ -30,7 +33,7 @@ from servers.mesh.streams import DrainingError, StreamGate
 from servers.mesh.telemetry import SERVER_FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from google.protobuf.message import Message
@@ -79,6 +82,8 @@ class MethodPlan:
     """Health and reflection: every workload of the mesh may call, nobody is behind the call, and it is not counted."""
     self_checked: bool = False
     """The method checks each message of its request stream itself."""
+    parse: Callable[[bytes], Message] | None = None
+    """Reads a request; None leaves it as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,21 @@ class Call:
         if self._mesh.telemetry.active > self._mesh.max_concurrent:
             raise MeshError(ErrorReason.ERROR_REASON_OVERLOADED, "too many calls at once", retry_after_s=_RETRY_SECONDS)
 
+    def parse(self, body: bytes) -> Message:
+        """Read one request.
+
+        Raises:
+            MeshError: it is not the message that the RPC takes.
+        """
+        if self._plan.parse is None:
+            raise RuntimeError(f"{self._plan.name} takes no messages")
+        try:
+            return self._plan.parse(body)
+        except DecodeError:
+            raise MeshError(
+                ErrorReason.ERROR_REASON_MALFORMED_BODY, "the body is not the protobuf message that the RPC takes"
+            ) from None
+
     async def accept(self, message: Message) -> None:
         """Admission and validation of one request message.
 
@@ -156,7 +176,7 @@ class Call:
             )
         self._mesh.validator.check(message)
 
-    def requests(self, messages: AsyncIterator[Message], *, resumable: bool) -> Requests:
+    def requests(self, messages: AsyncIterator[bytes], *, resumable: bool) -> Requests:
         """The request stream, each message accepted before the method sees it.
 
         Args:
@@ -241,7 +261,7 @@ class Requests:
     """A request stream: each message is accepted before the method sees it."""
 
     def __init__(
-        self, call: Call, messages: AsyncIterator[Message], gate: StreamGate, *, resumable: bool, checks: bool
+        self, call: Call, messages: AsyncIterator[bytes], gate: StreamGate, *, resumable: bool, checks: bool
     ) -> None:
         self._call = call
         self._messages = messages
@@ -258,7 +278,7 @@ class Requests:
         if self._unchecked is not None:
             raise RuntimeError("the method reads on without having checked the message before")
         try:
-            message = await self._gate.next(self._messages)
+            message = self._call.parse(await self._gate.next(self._messages))
         except DrainingError:
             if not self._resumable:
                 raise stopping() from None

@@ -17,6 +17,7 @@ from servers.mesh.context import call_context
 from servers.mesh.errors import ErrorReason, MeshError
 from servers.mesh.limits import WindowLimiter
 from servers.mesh.logs import start_logging
+from tests.support.loop import loop_never_blocked
 from tests.support.mesh import (
     ANNA,
     BELA,
@@ -258,3 +259,47 @@ async def test_the_answer_tells_an_id_that_the_caller_did_not_choose(serve: Any)
     told = dict((await call.trailing_metadata()) or ())
     assert told["x-correlation-id"] == running.servicer.calls[0].correlation_id
     assert len(told["x-correlation-id"]) == 36
+
+
+async def test_a_body_that_is_no_message_is_refused(serve: Any) -> None:
+    running: Running = await serve()
+    channel = running.channel("operator")
+    unary: Any = channel.unary_unary(f"/{SERVICE}/AnalyzeRealtime")
+    stream: Any = channel.stream_stream(f"/{SERVICE}/StreamEvents")
+    noise = b"\xff\xff\xff\xff personal"
+    for call in (unary(noise, timeout=5), aiter(stream(iter([noise]), timeout=5))):
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT) as errors:
+            await (call if hasattr(call, "__await__") else anext(call))
+        assert reason_of(errors[0]) == "ERROR_REASON_MALFORMED_BODY"
+        assert "personal" not in str(errors[0])
+
+
+async def test_callers_that_vanish_leave_nothing_behind(serve: Any) -> None:
+    running: Running = await serve()
+    stub = running.stub("operator")
+    for _ in range(30):
+        watch = stub.WatchAlerts(threat.WatchAlertsRequest(), timeout=30)
+        await watch.read()
+        stream = stub.StreamEvents(timeout=30)
+        await stream.write(threat.StreamEventsRequest(event=event()))
+        await stream.read()
+        watch.cancel()
+        stream.cancel()
+    async with asyncio.timeout(5):
+        while running.server.calls.active:
+            await stub.AnalyzeRealtime(event(), timeout=5)
+            await asyncio.sleep(0)
+    totals = running.server.calls.totals[f"/{SERVICE}/WatchAlerts"]
+    assert totals.calls["CANCELLED"] == 30
+
+
+async def test_the_loop_is_never_blocked(serve: Any) -> None:
+    running: Running = await serve()
+    stub = running.stub("operator")
+    await stub.AnalyzeRealtime(event(), timeout=5)  # rules are compiled with the first message
+    full = event()
+    full.event_data.behavioral_metrics.keystroke_dynamics.add(
+        key_classes=[1] * 60, hold_ms=[90] * 60, flight_ms=[9] * 60
+    )
+    with loop_never_blocked():
+        await asyncio.gather(*(stub.AnalyzeRealtime(full, timeout=20) for _ in range(100)))
