@@ -106,7 +106,8 @@ def main(judge: Callable[[PipelineSettings, Monitor], Judge] = trained) -> int:
             sys.stderr.write(f"{name}: {problem['msg']}\n")
         return 2
     _log_to_stderr(settings.log_level)
-    # Reading and scoring overlap: whoever comes back from a model or an array operation must not wait 5 ms for the interpreter.
+    # Reading and scoring overlap: whoever comes back from a model or an array operation must not wait 5 ms for the
+    # interpreter.
     sys.setswitchinterval(_SWITCH_SECONDS)
     stopping = threading.Event()
 

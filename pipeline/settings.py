@@ -11,10 +11,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class PipelineSettings(BaseSettings):
-    """Settings of one pipeline process, each from a variable with the prefix `BEHAVIORGUARD_` (`BEHAVIORGUARD_KAFKA_BOOTSTRAP`).
+    """Settings of one pipeline process, each from a variable with the prefix `BEHAVIORGUARD_`
+    (`BEHAVIORGUARD_KAFKA_BOOTSTRAP`).
 
-    Port, topics, group and batch size are the document's. The window is 15 ms instead of its 100 ms, because the median of a 100 ms window
-    exceeds the document's own 50 ms.
+    Port, topics, group and batch size are the document's. The window is 15 ms instead of its 100 ms, because the median
+    of a 100 ms window exceeds the document's own 50 ms.
     """
 
     model_config = SettingsConfigDict(env_prefix="BEHAVIORGUARD_", frozen=True, extra="ignore")
@@ -23,7 +24,8 @@ class PipelineSettings(BaseSettings):
     """The broker: `host:port`, several separated by commas."""
 
     kafka_options: dict[str, str] = Field(default_factory=dict)
-    """More librdkafka settings for both directions, as JSON: `{"security.protocol": "SSL", "ssl.ca.location": "/etc/ca.pem"}`."""
+    """More librdkafka settings for both directions, as JSON: `{"security.protocol": "SSL", "ssl.ca.location":
+    "/etc/ca.pem"}`."""
 
     pipeline_group: str = Field(default="morpheus-threat-detection", min_length=1)
     """Consumer group: pipelines with the same one share the partitions."""

@@ -1,7 +1,8 @@
 """Which model files belong to this version: `manifest.json` in the model repository, path to SHA-256.
 
-`python -m pipeline.backends.manifest FOLDER` writes it after training. A file that differs from it is not loaded: scores from other weights would
-carry this version's name. Integrity only: whoever may write the folder may also write the manifest.
+`python -m pipeline.backends.manifest FOLDER` writes it after training. A file that differs from it is not loaded:
+scores from other weights would carry this version's name. Integrity only: whoever may write the folder may also write
+the manifest.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Protocol
 
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped] # ships no types
 
 from pipeline.backends.manifest import ModelRepositoryError, verify
 
@@ -30,7 +30,8 @@ class RunObserver(Protocol):
 class OnnxBackend:
     """Runs the models of a repository: `<name>/config.pbtxt` and `<name>/1/model.onnx`.
 
-    With one thread a model runs on the caller's thread and without the interpreter's lock, so that reading and writing go on meanwhile.
+    With one thread a model runs on the caller's thread and without the interpreter's lock, so that reading and writing
+    go on meanwhile.
 
     Raises:
         ModelRepositoryError: a model is missing, does not match its configuration or is not what the manifest names.

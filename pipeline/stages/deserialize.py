@@ -1,7 +1,7 @@
 """Bytes from `threat-events` to arrays, strictly: what is wrong is refused with its reason and harms no neighbour.
 
-Each message is parsed alone; after that a whole batch is checked a column at a time, because a check in NumPy or over a joined
-string costs a hundredth of the same check for each message.
+Each message is parsed alone; after that a whole batch is checked a column at a time, because a check in NumPy or over a
+joined string costs a hundredth of the same check for each message.
 """
 
 from __future__ import annotations
@@ -243,13 +243,13 @@ def _each(column: Iterable[Any], predicate: Callable[[Any], bool]) -> NDArray[np
 
 
 def _uuids(column: Sequence[Any]) -> NDArray[np.bool_]:
-    """Whether each value is a UUID in text. The whole column is looked up at once; the exact check runs only when that fails."""
+    """Whether each value is a UUID in text. The whole column is looked up at once; the exact check runs only when that
+    fails."""
     if set(map(type, column)) == {str} and set(map(len, column)) == {_UUID_LENGTH}:
         joined = "".join(column)
         if joined.isascii():
             characters = np.frombuffer(joined.encode(), np.uint8).reshape(-1, _UUID_LENGTH)
-            verdicts: NDArray[np.bool_] = _UUID_CLASSES[characters, _UUID_POSITIONS].all(axis=1)
-            return verdicts
+            return np.asarray(_UUID_CLASSES[characters, _UUID_POSITIONS].all(axis=1))
     return _each(column, lambda value: type(value) is str and _UUID.fullmatch(value) is not None)
 
 
@@ -299,10 +299,14 @@ def _is_simulated(value: object) -> bool:
 
 
 def _members(column: Sequence[Any]) -> NDArray[np.bool_]:
+    if set(map(type, column)) == {str} and SOURCES.issuperset(column):
+        return np.ones(len(column), np.bool_)
     return _each(column, lambda value: type(value) is str and value in SOURCES)
 
 
 def _versions(column: Sequence[Any], layout: EvidenceLayout) -> NDArray[np.bool_]:
+    if set(map(type, column)) == {int} and set(column) == {layout.version}:
+        return np.ones(len(column), np.bool_)
     return _each(column, lambda value: type(value) is int and value == layout.version)
 
 
@@ -322,11 +326,11 @@ def _context(rows: list[tuple[Any, ...]], check: Check) -> NDArray[np.float32]:
         numeric = _each(rows, lambda row: all(type(value) in {int, float} for value in row))
         rows = [row if fine else (0,) * len(row) for row, fine in zip(rows, numeric.tolist(), strict=True)]
     check(numeric, MALFORMED, "a feature is not a number")
-    whole = np.array([[type(row[i]) is int for i in integers] for row in rows], np.bool_).all(axis=1)
-    check(whole, MALFORMED, f"{' or '.join(_INTEGERS)} is not an integer")
+    whole = np.array([[type(row[i]) is int for i in integers] for row in rows], np.bool_)
+    check(np.asarray(whole.all(axis=1)), MALFORMED, f"{' or '.join(_INTEGERS)} is not an integer")
     values = np.array(rows, np.float64)
     finite = np.isfinite(values)
-    check(finite.all(axis=1), NOT_FINITE, "a feature is not finite")
+    check(np.asarray(finite.all(axis=1)), NOT_FINITE, "a feature is not finite")
     inside = (values >= 0) & (values <= _UPPER_BOUNDS)
     for column, name in enumerate(CONTEXT_FIELDS):
         check(inside[:, column] | ~finite[:, column], OUT_OF_RANGE, f"{name} is not in 0 to {_UPPER_BOUNDS[column]:g}")
@@ -336,12 +340,12 @@ def _context(rows: list[tuple[Any, ...]], check: Check) -> NDArray[np.float32]:
 def _evidence(name: str, column: Sequence[Any], slots: int, check: Check) -> NDArray[np.float32]:
     """[N, slots] from base64; a refused row holds zeros."""
     size = slots * 4
-    blank = bytes(size)
     decoded = [_decode(value) for value in column]
-    check(_each(decoded, lambda data: data is not None), MALFORMED, f"{name} is not base64")
-    fits = _each(decoded, lambda data: data is None or len(data) == size)
-    check(fits, WRONG_SIZE, f"{name} has not {slots} values of 4 bytes")
-    joined = b"".join(data if data is not None and len(data) == size else blank for data in decoded)
+    if set(map(len, decoded)) != {size}:
+        check(_each(decoded, lambda data: data is not _UNDECODED), MALFORMED, f"{name} is not base64")
+        check(_each(decoded, lambda data: len(data) == size), WRONG_SIZE, f"{name} has not {slots} values of 4 bytes")
+        decoded = [data if len(data) == size else bytes(size) for data in decoded]
+    joined = b"".join(decoded)
     values = np.frombuffer(joined, "<f4").reshape(len(column), slots)
     with np.errstate(invalid="ignore"):
         check(~np.isinf(values).any(axis=1), NOT_FINITE, f"{name} holds an infinite value")
@@ -351,13 +355,15 @@ def _evidence(name: str, column: Sequence[Any], slots: int, check: Check) -> NDA
     return values
 
 
-def _decode(value: object) -> bytes | None:
-    if not isinstance(value, str):
-        return None
+_UNDECODED = b"\0\0"
+"""What `_decode` gives for something else than base64: of no valid size, and told apart by identity."""
+
+
+def _decode(value: object) -> bytes:
     try:
-        return binascii.a2b_base64(value, strict_mode=True)
-    except ValueError:
-        return None
+        return binascii.a2b_base64(value, strict_mode=True)  # type: ignore[arg-type] # of another type: TypeError
+    except (ValueError, TypeError):
+        return _UNDECODED
 
 
 def _empty(layout: EvidenceLayout) -> EventBatch:

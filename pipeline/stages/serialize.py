@@ -55,7 +55,8 @@ class AlertSerializer:
     def __call__(
         self, events: EventBatch, scores: Scores, reasons: Mapping[int, Sequence[Reason]], now: datetime
     ) -> list[Alert]:
-        """One alert an event, in order. `reasons` by position, for those that are not normal; `now` is when they were scored, in UTC."""
+        """One alert an event, in order. `reasons` by position, for those that are not normal; `now` is when they were
+        scored, in UTC."""
         columns = [
             _rounded(c)
             for c in (scores.threat_score, scores.anomaly, scores.sequence, scores.pattern, scores.confidence)

@@ -1,8 +1,9 @@
 """The last steps of every user, in memory of fixed size.
 
-A ring of `length` steps a user lies in one array, so that the windows of a whole batch are gathered with one `np.take`. The array
-is reserved for all users at once, and the operating system backs only the pages that were written: memory grows with the users seen,
-up to `memory_bytes`, and nothing is ever copied to grow. When every ring is taken, those unused for longest are given up.
+A ring of `length` steps a user lies in one array, so that the windows of a whole batch are gathered with one `np.take`.
+The array is reserved for all users at once, and the operating system backs only the pages that were written: memory
+grows with the users seen, up to `memory_bytes`, and nothing is ever copied to grow. When every ring is taken, those
+unused for longest are given up.
 """
 
 from __future__ import annotations
@@ -176,7 +177,8 @@ class UserWindows:
         gathered = self._gathered[: len(chosen) * self._length]
         np.take(self._steps, source.reshape(-1), axis=0, out=gathered, mode="clip")
         window = gathered.reshape(len(chosen), self._length, self._width)
-        # The rest lies in this batch: as many places before the event, among its user's, as the cell lies before the last.
+        # The rest lies in this batch: as many places before the event, among its user's, as the cell lies before the
+        # last.
         rows, columns = np.nonzero(~old)
         place = np.empty(len(slots), np.intp)
         place[order] = np.arange(len(slots))
@@ -185,7 +187,8 @@ class UserWindows:
 
 
 def _occurrences(slots: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Batch positions grouped by slot in arrival order; for each event, how many of its slot precede it and how many there are."""
+    """Batch positions grouped by slot in arrival order; for each event, how many of its slot precede it and how many
+    there are."""
     order = np.argsort(slots, kind="stable")
     grouped = slots[order]
     starts = np.flatnonzero(np.diff(grouped, prepend=-1))

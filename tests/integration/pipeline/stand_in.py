@@ -1,12 +1,12 @@
-"""The real pipeline with simple models in the trained ones' place: its scores depend on the event and on its user's window.
+"""The real pipeline with simple models in the trained ones' place: its scores depend on the event and on its user's
+window.
 
-Tests of the machinery then hold while models are being trained. A `sample` whose first value is -666 makes the models fail, and one whose first value is -999
-ends the process as a crash would.
+Tests of the machinery then hold while models are being trained. A `sample` whose first value is -666 makes the models
+fail.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.stages.monitor import Monitor
 
 POISON = -666.0
-CRASH = -999.0
 
 
 class StandIn:
@@ -45,8 +44,6 @@ class StandIn:
     ) -> Scores:
         if (sample[:, 0] == POISON).any():
             raise ValueError("poison")
-        if (sample[:, 0] == CRASH).any():
-            os._exit(9)
         weights = np.linspace(0.1, 1.0, window.shape[1], dtype=np.float32)
         sequence = (window[:, :, 2] * weights).sum(axis=1) / weights.sum()
         pattern = (window[:, :, 0].sum(axis=1) / window.shape[1]).astype(np.float32)

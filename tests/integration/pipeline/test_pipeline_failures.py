@@ -1,4 +1,5 @@
-"""Killed processes, changing groups, poison: every accepted event ends as exactly one alert id, with the score it would have had."""
+"""Killed processes, changing groups, poison: every accepted event ends as exactly one alert id, with the score it would
+have had."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     Start = Callable[..., PipelineProcess]
     Make = Callable[..., list[dict[str, Any]]]
 
-POISON, CRASH = -666.0, -999.0
+POISON = -666.0
 
 
 def ids(events: Sequence[dict[str, Any]]) -> set[str]:
@@ -41,7 +42,9 @@ def assert_same_scores(broker: Broker, events: Sequence[dict[str, Any]], *, node
 
 
 def test_every_event_survives_sigkill_under_load(pipelines: Start, broker: Broker, events: Make) -> None:
-    witness = pipelines(BEHAVIORGUARD_PIPELINE_GROUP="witness-kill", BEHAVIORGUARD_PIPELINE_NODE="witness").wait_healthy()
+    witness = pipelines(
+        BEHAVIORGUARD_PIPELINE_GROUP="witness-kill", BEHAVIORGUARD_PIPELINE_NODE="witness"
+    ).wait_healthy()
     sent = events(6000, users=40)
     first = pipelines().wait_healthy()
     for start in range(0, 3000, 500):
@@ -61,7 +64,9 @@ def test_every_event_survives_sigkill_under_load(pipelines: Start, broker: Broke
     assert witness.end() == 0
 
 
-def test_a_second_process_takes_over_partitions_with_their_windows(pipelines: Start, broker: Broker, events: Make) -> None:
+def test_a_second_process_takes_over_partitions_with_their_windows(
+    pipelines: Start, broker: Broker, events: Make
+) -> None:
     pipelines(BEHAVIORGUARD_PIPELINE_GROUP="witness-share", BEHAVIORGUARD_PIPELINE_NODE="witness").wait_healthy()
     sent = events(1200, users=40)
     first = pipelines().wait_healthy()
@@ -91,26 +96,27 @@ def test_an_event_that_the_models_cannot_score_is_a_dead_letter(pipelines: Start
     assert not broker.alerts.keys() & ids(poisoned)
 
 
-def test_what_was_not_delivered_is_not_committed(pipelines: Start, broker: Broker, events: Make) -> None:
-    """The dead-letter topic is away: the bad message is read again, by a process that can deliver it, with all that came after it."""
+def test_what_cannot_be_delivered_is_not_committed(pipelines: Start, broker: Broker, events: Make) -> None:
+    """Alerts do not fit the first process's producer: it gives up, and the next one scores everything."""
     process = pipelines(
-        BEHAVIORGUARD_DEAD_LETTERS_TOPIC="no-such-topic",
-        BEHAVIORGUARD_PIPELINE_DELIVERY_SECONDS="1",
-        BEHAVIORGUARD_PIPELINE_FAILURES="2",
+        BEHAVIORGUARD_KAFKA_OPTIONS='{"message.max.bytes": "1000"}', BEHAVIORGUARD_PIPELINE_FAILURES="2"
     ).wait_healthy()
     sent = events(20, users=1)
-    key = sent[0]["user_id"].encode()
     before = len(broker.letters)
-    broker.send_raw(key, b"{")
+    broker.send_raw(sent[0]["user_id"].encode(), b"{")
     broker.send(sent)
     process.wait_end()
     assert process.end_code() == 1
+    assert "MSG_SIZE_TOO_LARGE" in process.log.read_text()
     pipelines().wait_healthy()
     broker.wait_for_alerts(ids(sent)).wait(lambda seen: len(seen.letters) > before)
+    assert {len(broker.alerts[event_id]) for event_id in ids(sent)} == {1}
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_finishes_what_it_read(pipelines: Start, broker: Broker, events: Make, stop: signal.Signals) -> None:
+def test_asked_to_stop_it_finishes_what_it_read(
+    pipelines: Start, broker: Broker, events: Make, stop: signal.Signals
+) -> None:
     process = pipelines().wait_healthy()
     sent = events(2000, users=20)
     broker.send(sent)

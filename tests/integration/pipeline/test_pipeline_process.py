@@ -33,12 +33,23 @@ def test_every_event_becomes_an_alert_of_the_contract(pipelines: Start, broker: 
             continue
         (alert,) = copies
         event = by_id[event_id]
-        for name in ("user_id", "session_id", "organization_id", "correlation_id", "evidence_version", "simulated_features"):
+        for name in (
+            "user_id",
+            "session_id",
+            "organization_id",
+            "correlation_id",
+            "evidence_version",
+            "simulated_features",
+        ):
             assert alert[name] == event[name]
         assert alert["occurred_at"] == event["timestamp"]
         assert 0 <= alert["threat_score"] <= 1
         assert len(alert["features"]) == 15
-        assert [model["name"] for model in alert["model_versions"]] == ["anomaly-detection", "sequence-analysis", "behavioral-transformer"]
+        assert [model["name"] for model in alert["model_versions"]] == [
+            "anomaly-detection",
+            "sequence-analysis",
+            "behavioral-transformer",
+        ]
         assert alert["sample"] == (event["sample"] if alert["threat_level"] == "normal" else "")
         headers = broker.headers[event_id]
         assert headers["alert-level"].decode() == alert["threat_level"]
@@ -50,7 +61,9 @@ def test_every_event_becomes_an_alert_of_the_contract(pipelines: Start, broker: 
 def test_bad_messages_become_dead_letters_and_harm_no_neighbour(pipelines: Start, broker: Broker, events: Make) -> None:
     pipelines().wait_healthy()
     sent = events(60, users=3)
-    infinite = base64.b64encode(np.full(len(base64.b64decode(sent[0]["sample"])) // 4, np.inf, "<f4").tobytes()).decode()
+    infinite = base64.b64encode(
+        np.full(len(base64.b64decode(sent[0]["sample"])) // 4, np.inf, "<f4").tobytes()
+    ).decode()
     bad: list[tuple[str, bytes | None]] = [
         ("malformed_json", b"{"),
         ("malformed_json", b'{"user_id": NaN}'),
@@ -90,7 +103,9 @@ def test_the_same_event_twice_is_scored_once(pipelines: Start, broker: Broker, e
     assert {len(broker.alerts[event_id]) for event_id in ids(sent)} == {1}
 
 
-def test_after_sigterm_the_next_process_goes_on_with_the_same_windows(pipelines: Start, broker: Broker, events: Make) -> None:
+def test_after_sigterm_the_next_process_goes_on_with_the_same_windows(
+    pipelines: Start, broker: Broker, events: Make
+) -> None:
     """Scores over a restart equal those of a process that never stopped."""
     sent = events(240, users=4)
     uninterrupted = pipelines(BEHAVIORGUARD_PIPELINE_GROUP="uninterrupted", BEHAVIORGUARD_PIPELINE_NODE="uninterrupted")
@@ -111,5 +126,9 @@ def test_after_sigterm_the_next_process_goes_on_with_the_same_windows(pipelines:
 
 def test_health_says_when_the_broker_is_away(pipelines: Start) -> None:
     process = pipelines(BEHAVIORGUARD_KAFKA_BOOTSTRAP="127.0.0.1:9")
-    process.wait(lambda status, report: status == 503 and report["dependencies"]["external_services"]["kafka"]["status"] == "unreachable")
+    process.wait(
+        lambda status, report: (
+            status == 503 and report["dependencies"]["external_services"]["kafka"]["status"] == "unreachable"
+        )
+    )
     assert process.end(signal.SIGTERM) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +13,9 @@ from pipeline.backends import manifest
 from pipeline.backends.manifest import ModelRepositoryError
 from pipeline.backends.onnx import OnnxBackend
 from pipeline.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHIPPED = PipelineSettings().models
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -20,6 +19,9 @@ from pipeline.stages.deserialize import EvidenceLayout
 from pipeline.stages.monitor import Monitor
 from pipeline.stages.serialize import AlertSerializer, ModelVersion
 from pipeline.state.windows import UserWindows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 NOW = datetime(2026, 11, 23, 0, 0, 1, tzinfo=UTC)
 WIDTH = 4
@@ -47,7 +49,9 @@ class Scorer:
         return Scores(score, level, score, window.mean(axis=(1, 2)), score, score, context, sample)
 
     def explain(self, scores: Scores, indices: Sequence[int]) -> list[list[Reason]]:
-        return [[Reason("user_behavior_score", f"{scores.threat_score[i]:.2f}", 1.23456, 0.5, "context")] for i in indices]
+        return [
+            [Reason("user_behavior_score", f"{scores.threat_score[i]:.2f}", 1.23456, 0.5, "context")] for i in indices
+        ]
 
 
 def chain_of(scorer: Scorer) -> Chain:

@@ -33,7 +33,7 @@ def packed(*values: float) -> str:
 
 def record(**changes: Any) -> dict[str, Any]:
     ids = {f"{name}_id": str(uuid.uuid4()) for name in ("user", "event", "session", "organization", "correlation")}
-    numbers = {name: 0.25 for name in CONTEXT_FIELDS} | {"threat_indicators": 3, "session_duration": 60}
+    numbers = dict.fromkeys(CONTEXT_FIELDS, 0.25) | {"threat_indicators": 3, "session_duration": 60}
     return {
         **ids,
         **numbers,
@@ -146,7 +146,10 @@ def test_the_key_must_be_the_user() -> None:
 
 def test_a_refusal_never_carries_content() -> None:
     secret = "correct horse battery staple"
-    values = [orjson.dumps(record(**{name: secret})) for name in record()] + [secret.encode(), b'{"%s": 1}' % secret.encode()]
+    values = [orjson.dumps(record(**{name: secret})) for name in record()] + [
+        secret.encode(),
+        b'{"%s": 1}' % secret.encode(),
+    ]
     _, refusals = deserialize([(b"k", value) for value in values], LAYOUT)
     assert len(refusals) == len(values)
     assert not any(secret in refusal.detail for refusal in refusals)

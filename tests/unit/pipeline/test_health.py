@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 import orjson
+import pytest
 from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry
 
@@ -65,13 +66,10 @@ def test_the_endpoint_answers_in_the_documents_form() -> None:
         assert report["morpheus_specific"]["events_processed_per_second"] == 12.3
         health.trouble("x")
         for path, status in (("/health", 503), ("/", 404)):
-            try:
+            with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}{path}", timeout=5)
-            except urllib.error.HTTPError as error:
-                with error:
-                    assert error.code == status
-            else:
-                raise AssertionError(path)
+            with refused.value as error:
+                assert error.code == status
     finally:
         endpoint.stop()
 
