@@ -30,7 +30,7 @@ def main() -> int:
     try:
         server = GatewayServer(settings)
         _log.info("listening", extra={"host": settings.host, "port": server.port})
-        return uvloop.run(server.serve())
+        return uvloop.run(server.serve_until_signal())
     except (ContractError, ValueError, OSError) as error:
         sys.stderr.write(f"the gateway cannot start: {error}\n")
         return 2

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 OPERATOR_USER_ID: Final = "00000000-0000-4000-8000-00000000000a"
 """Whom audit records name for the holder of the operator's token."""
-_COOKIE: Final = "bg_session"
+COOKIE: Final = "auth_token"
+"""Name of the session cookie, the document's."""
 _MIN_TOKEN_LENGTH: Final = 32
 
 
@@ -165,11 +166,6 @@ def check_scope(principal: Principal, operation: Operation) -> None:
         raise MeshError(ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "Your role does not allow this.")
 
 
-def cookie_name(*, secure: bool) -> str:
-    """Name of the session cookie; over TLS the prefix makes browsers refuse one that another host or plain HTTP set."""
-    return f"__Host-{_COOKIE}" if secure else _COOKIE
-
-
 def read_cookie(exchange: Exchange) -> str:
     """The session handle that a browser sent; empty when there is none."""
     jar = SimpleCookie()
@@ -178,10 +174,7 @@ def read_cookie(exchange: Exchange) -> str:
             jar.load(header)
     except CookieError:
         return ""
-    for name in (cookie_name(secure=True), cookie_name(secure=False)):
-        if name in jar:
-            return jar[name].value
-    return ""
+    return jar[COOKIE].value if COOKIE in jar else ""
 
 
 def write_cookie(handle: str, seconds: int | None, *, secure: bool) -> str:
@@ -193,6 +186,4 @@ def write_cookie(handle: str, seconds: int | None, *, secure: bool) -> str:
         secure: True to have it sent over TLS alone.
     """
     life = "" if seconds is None else f"; Max-Age={seconds}"
-    return (
-        f"{cookie_name(secure=secure)}={handle}{life}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
-    )
+    return f"{COOKIE}={handle}{life}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"

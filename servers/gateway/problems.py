@@ -96,7 +96,9 @@ class Problem:
 
 def internal() -> Problem:
     """A fault of ours: says nothing of its cause."""
-    return _ours(500)
+    reason = ErrorReason.ERROR_REASON_INTERNAL
+    text = "Something went wrong on our side."
+    return Problem(500, grpc.StatusCode.INTERNAL, reason, text, suggested_action(reason))
 
 
 def from_mesh_error(error: MeshError, *, status: int | None = None) -> Problem:
@@ -130,11 +132,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Problem:
     status = _status_of(error)
     reason, fields, retry = _details(status) if status is not None else (None, (), None)
     if reason in _OURS:
-        return _ours(502)
+        return internal()
     if status is None or reason is None:
         fallback = _REASON_BY_CODE.get(code)
         if fallback is None:
-            return _ours(502 if code == grpc.StatusCode.UNKNOWN else 500)
+            return internal()
         retry = 1.0 if code == grpc.StatusCode.UNAVAILABLE else None
         return from_mesh_error(MeshError(fallback, _PLAIN[fallback], retry_after_s=retry))
     http = _STATUS_BY_REASON.get(reason) or _STATUS_BY_CODE.get(code, 500)
@@ -152,12 +154,6 @@ _PLAIN: Final = {
 def camel_path(path: str) -> str:
     """A field path in JSON's names: `event_data.hold_ms[0]` is `eventData.holdMs[0]`."""
     return _SNAKE.sub(lambda match: match.group(1).upper(), path)
-
-
-def _ours(status: int) -> Problem:
-    reason = ErrorReason.ERROR_REASON_INTERNAL
-    text = "Something went wrong on our side."
-    return Problem(status, grpc.StatusCode.INTERNAL, reason, text, suggested_action(reason))
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:

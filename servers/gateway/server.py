@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,21 @@ import uvicorn
 from servers.gateway.app import Gateway, open_gateway
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from servers.gateway.settings import GatewaySettings
 
-_log = logging.getLogger(__name__)
 _BACKLOG = 2048
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which ends the process before the gateway has closed its parts."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `GatewayServer`."""
+        yield
 
 
 class GatewayServer:
@@ -27,7 +39,7 @@ class GatewayServer:
         # Accepted sockets inherit this. asyncio sets it only where a socket knows its protocol;
         # without it each answer waits 40 ms for the client's delayed acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._stopping = False
 
     @property
@@ -37,14 +49,14 @@ class GatewayServer:
         return port
 
     async def serve(self) -> int:
-        """Serves until a signal or `stop`; returns the exit status. Can be called once.
+        """Serves until `stop`; returns the exit status. Can be called once.
 
         Raises:
             ContractError, ValueError, OSError: the settings do not fit the contract or the files.
         """
         with self._socket:
             async with open_gateway(self._settings) as gateway:
-                self._server = uvicorn.Server(self._config(gateway))
+                self._server = _Server(self._config(gateway))
                 self._server.should_exit = self._stopping
                 watchdog = asyncio.create_task(self._watch(gateway), name="watchdog")
                 try:
@@ -53,11 +65,23 @@ class GatewayServer:
                     watchdog.cancel()
                 return 1 if gateway.tasks.failure is not None else 0
 
+    async def serve_until_signal(self) -> int:
+        """`serve`, which SIGTERM or SIGINT stop; a second one stops waiting for requests in progress."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._told)
+        return await self.serve()
+
     def stop(self) -> None:
         """Lets requests in progress finish, closes sockets, then returns from `serve`."""
         self._stopping = True
         if self._server is not None:
             self._server.should_exit = True
+
+    def _told(self) -> None:
+        if self._stopping and self._server is not None:
+            self._server.force_exit = True
+        self.stop()
 
     async def _watch(self, gateway: Gateway) -> None:
         await gateway.tasks.failed()

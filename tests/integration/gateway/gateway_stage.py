@@ -153,8 +153,8 @@ class Stage:
 
     def cookie(self) -> dict[str, str]:
         """Headers of a browser's socket from the gateway's own page."""
-        handle = self.client.cookies["bg_session"]
-        return {"Cookie": f"bg_session={handle}", "Origin": self.origin}
+        handle = self.client.cookies["auth_token"]
+        return {"Cookie": f"auth_token={handle}", "Origin": self.origin}
 
 
 def event(**changes: Any) -> dict[str, Any]:

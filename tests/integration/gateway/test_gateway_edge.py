@@ -34,7 +34,7 @@ async def test_a_session_is_stored_in_the_documents_form_under_a_digest(stage: S
     cookie = started.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
     assert "Secure" not in cookie  # plain HTTP, for a browser on the same machine
-    handle = stage.client.cookies["bg_session"]
+    handle = stage.client.cookies["auth_token"]
     key = "session:" + hashlib.sha256(handle.encode()).hexdigest()
     stored = json.loads(str(await redis.get(key)))
     document = {"userId", "deviceId", "loginTime", "lastActivity", "quantumSecured", "hybridToken", "riskScore"}
@@ -56,7 +56,7 @@ async def test_a_session_is_read_and_ended(stage: Stage) -> None:
 
 async def test_a_used_session_lives_on_and_an_expired_one_does_not(stage: Stage, redis: Redis) -> None:
     await stage.sign_in()
-    key = "session:" + hashlib.sha256(stage.client.cookies["bg_session"].encode()).hexdigest()
+    key = "session:" + hashlib.sha256(stage.client.cookies["auth_token"].encode()).hexdigest()
     stored = json.loads(str(await redis.get(key)))
     old = {**stored, "lastActivity": "2026-11-22T12:00:00+00:00"}
     await redis.set(key, json.dumps(old), ex=10)
@@ -234,7 +234,7 @@ async def test_logs_name_nobody(stage: Stage, caplog: pytest.LogCaptureFixture) 
     told = " ".join(str(vars(record)) for record in caplog.records)
     assert "/api/threat/risk-profiles/{user_id}" in told
     assert trial["userId"] not in told
-    assert stage.client.cookies["bg_session"] not in told
+    assert stage.client.cookies["auth_token"] not in told
     assert "127.0.0.1" not in told
 
 

@@ -95,10 +95,10 @@ async def test_a_trusted_proxys_word_is_taken(pki: Path, redis_url: str, tmp_pat
         forwarded = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9, 10.1.2.3", "X-Forwarded-Proto": "https"}
         started = await stage.client.post("/api/threat/trials", json={}, headers=forwarded)
         cookie = started.headers["set-cookie"]
-        assert cookie.startswith("__Host-bg_session=")
+        assert cookie.startswith("auth_token=")
         assert "; Secure" in cookie
         handle = cookie.partition("=")[2].partition(";")[0]
-        sent = {**forwarded, "Cookie": f"__Host-bg_session={handle}"}
+        sent = {**forwarded, "Cookie": f"auth_token={handle}"}
         answer = await stage.client.post(ANALYZE, json=event(), headers=sent)
         assert answer.status_code == 200, answer.text
         assert "strict-transport-security" in answer.headers
@@ -114,7 +114,7 @@ async def test_nothing_of_oneself_without_a_session(stage: Stage) -> None:
 
 async def test_a_made_up_handle_is_no_session(stage: Stage) -> None:
     for handle in ("x", "a" * 43, "é" * 43, "a" * 5000, '"', ";;=;"):
-        sent = {"Cookie": f"bg_session={handle}".encode()}
+        sent = {"Cookie": f"auth_token={handle}".encode()}
         problem(await stage.client.post(ANALYZE, json=event(), headers=sent), 401, "session_required")
 
 

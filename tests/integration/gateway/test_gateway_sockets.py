@@ -26,7 +26,7 @@ DEADLINE_EXCEEDED = 4004
 def open_socket(stage: Stage, path: str = "/ws", **headers: str) -> connect:
     """A socket from the gateway's own page, with the session's cookie where there is one."""
     sent = {"Origin": stage.origin}
-    if "bg_session" in stage.client.cookies:
+    if "auth_token" in stage.client.cookies:
         sent |= stage.cookie()
     return connect(stage.socket_origin + path, additional_headers={**sent, **headers}, user_agent_header="a browser")
 
