@@ -49,7 +49,7 @@ function guidance(state: State): { title: string; text: string } {
   if (judged.at(-1)?.alert.threatLevel === "suspicious") {
     return {
       title: "Something has changed",
-      text: "This is not quite your rhythm. One phrase more and it will be surer: either way.",
+      text: "This is not quite your rhythm. Another phrase makes it surer, one way or the other.",
     };
   }
   const own = judged.length;
@@ -60,6 +60,6 @@ function guidance(state: State): { title: string; text: string } {
       }
     : {
         title: "Hand the keyboard to somebody else",
-        text: "Let them type the same phrase and press Enter. One phrase is often enough; three nearly always.",
+        text: "Let them type the same phrase and press Enter. One phrase may be enough; each further one makes it surer.",
       };
 }
