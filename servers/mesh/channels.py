@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pool
 from grpc import aio
 
 from servers.mesh.breaker import CircuitBreaker
+from servers.mesh.certificates import read_proof
 from servers.mesh.context import current_call
 from servers.mesh.interceptors import CORRELATION_KEY, TRACEPARENT_KEY, new_correlation_id
 from servers.mesh.policy import reads
@@ -65,11 +66,9 @@ def open_channel(
         breaker: None makes one.
 
     Raises:
-        OSError: a certificate file cannot be read.
+        OperatorError: a certificate file cannot be read.
     """
-    credentials = grpc.ssl_channel_credentials(
-        settings.tls_ca.read_bytes(), settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
-    )
+    credentials = grpc.ssl_channel_credentials(*read_proof(settings))
     options = [
         # Our authority gives the DNS name of a workload to that workload alone, beside its SPIFFE URI, which gRPC
         # cannot match for us.

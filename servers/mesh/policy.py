@@ -21,12 +21,14 @@ be empty or name the
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from behaviorguard.api.v1 import policy_pb2
 from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
 
 from servers.mesh.context import GATEWAY, EndUser, Scope
 from servers.mesh.errors import ErrorReason, MeshError
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
-    from google.protobuf.message import Message
 
 RateClass = policy_pb2.RateClass
 
@@ -48,7 +49,6 @@ _BUDGETS: Final = {
     RateClass.RATE_CLASS_CRITICAL: 30,
 }
 _READS: Final = (RateClass.RATE_CLASS_UNSPECIFIED, RateClass.RATE_CLASS_READ)
-_MAX_DEPTH: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +152,44 @@ def _read(method: MethodDescriptor) -> MethodPolicy | None:
         scope=declared.scope,
         rate_class=declared.rate_class,
         audited=declared.audited,
-        users=NamedIds(tuple(_getters(method.input_type, ("user_id", "user_ids"), (), False, ()))),
-        organizations=NamedIds(tuple(_getters(method.input_type, ("organization_id",), (), False, ()))),
+        users=named_ids(method.input_type, "user_id", "user_ids"),
+        organizations=named_ids(method.input_type, "organization_id"),
     )
+
+
+def named_ids(message: Descriptor, *names: str) -> NamedIds:
+    """Where a message has string fields of these names.
+
+    Raises:
+        TypeError: a message contains itself, so that there is no end to where they may be.
+    """
+    return NamedIds(tuple(_getters(message, names, (), False, (message.full_name,))))
 
 
 def _getters(
     message: Descriptor, names: tuple[str, ...], path: tuple[str, ...], nested: bool, above: tuple[str, ...]
 ) -> Iterator[Callable[[Message], Iterator[str]]]:
-    """Readers of all string fields called one of `names`, at any depth; `nested`: a repeated field is on the way."""
+    """Readers of all string fields called one of `names`, at any depth; `nested`: a list or map is on the way."""
     for field in message.fields:
         here = (*path, field.name)
         repeated = field.is_repeated
         if field.name in names and field.type == field.TYPE_STRING:
             yield _walker(here) if nested else _reader(here, repeated=repeated)
-        elif field.message_type is not None and not _is_map(field):
-            deeper = field.message_type
-            if (
-                deeper.full_name not in above
-                and len(above) < _MAX_DEPTH
-                and deeper.full_name.startswith("behaviorguard.")
-            ):
-                yield from _getters(deeper, names, here, nested or repeated, (*above, deeper.full_name))
+            continue
+        deeper = _value_type(field)
+        if deeper is None or not deeper.full_name.startswith("behaviorguard."):
+            continue
+        if deeper.full_name in above:
+            raise TypeError(f"{deeper.full_name} contains itself: whom a request names in it cannot be checked")
+        yield from _getters(deeper, names, here, nested or repeated, (*above, deeper.full_name))
 
 
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
+def _value_type(field: FieldDescriptor) -> Descriptor | None:
+    """The message that a field, list or map holds; None when it holds none."""
+    held = field.message_type
+    if held is not None and held.GetOptions().map_entry:
+        return held.fields_by_name["value"].message_type
+    return held
 
 
 def _reader(path: tuple[str, ...], *, repeated: bool) -> Callable[[Message], Iterator[str]]:
@@ -186,13 +198,13 @@ def _reader(path: tuple[str, ...], *, repeated: bool) -> Callable[[Message], Ite
 
 
 def _walker(path: tuple[str, ...]) -> Callable[[Message], Iterator[str]]:
-    def walk(value: object, rest: tuple[str, ...]) -> Iterator[str]:
+    def walk(value: Any, rest: tuple[str, ...]) -> Iterator[str]:
         if isinstance(value, str):
             yield value
-        elif not rest or not hasattr(value, rest[0]):
-            for item in value:  # type: ignore[attr-defined]  # a repeated field
-                yield from walk(item, rest)
-        else:
+        elif isinstance(value, Message):
             yield from walk(getattr(value, rest[0]), rest[1:])
+        else:
+            for item in value.values() if isinstance(value, MutableMapping) else value:
+                yield from walk(item, rest)
 
     return lambda message: walk(message, path)

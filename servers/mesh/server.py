@@ -8,7 +8,6 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
 import uvloop
 from google.protobuf import descriptor_pool
 from grpc import aio
@@ -16,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
+from servers.mesh.certificates import ServerCertificate
 from servers.mesh.errors import OperatorError
 from servers.mesh.handlers import HandlerCollector, MeshHandler
 from servers.mesh.health import HealthMonitor
@@ -115,7 +115,9 @@ class MeshServer:
         self._server = aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((self._handler,))
         try:
-            port = self._server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(settings))
+            port = self._server.add_secure_port(
+                f"{settings.host}:{settings.port}", ServerCertificate(settings).credentials()
+            )
         except RuntimeError as error:
             raise OperatorError(
                 f"cannot listen on {settings.host}:{settings.port}: stop what else uses it, or set BEHAVIORGUARD_PORT"
@@ -201,17 +203,6 @@ def _require_methods(binding: ServiceBinding) -> None:
     unknown = sorted(binding.self_checked - set(known))
     if unknown:
         raise LookupError(f"{binding.full_name} has no RPC {', '.join(unknown)}: correct ServiceBinding.self_checked")
-
-
-def _credentials(settings: MeshSettings) -> grpc.ServerCredentials:
-    try:
-        pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-        authority = settings.tls_ca.read_bytes()
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read {error.filename}: point BEHAVIORGUARD_TLS_CA, _TLS_CERT and _TLS_KEY at this service's files"
-        ) from error
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=True)
 
 
 def _options(settings: MeshSettings) -> list[tuple[str, Any]]:

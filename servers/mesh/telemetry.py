@@ -22,6 +22,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NoOpTracerProvider, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from servers.mesh.errors import OperatorError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -104,10 +106,16 @@ class Telemetry:
         """Serve the scrape port, if one is configured.
 
         Raises:
-            OSError: the port is taken.
+            OperatorError: the port is taken.
         """
         if self._metrics_port and self._close_scrape is None:
-            server, thread = prometheus_client.start_http_server(self._metrics_port, "127.0.0.1", self._registry)
+            try:
+                server, thread = prometheus_client.start_http_server(self._metrics_port, "127.0.0.1", self._registry)
+            except OSError as error:
+                raise OperatorError(
+                    f"cannot serve metrics on port {self._metrics_port}: stop what else uses it, "
+                    "or set BEHAVIORGUARD_METRICS_PORT"
+                ) from error
 
             def close() -> None:
                 server.shutdown()

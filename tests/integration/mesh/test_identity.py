@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
+import ssl
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -174,3 +176,29 @@ def test_certificates_carry_the_identity_that_the_mesh_reads(identities: Identit
     certificate = x509.load_pem_x509_certificate(identities.of("gateway").cert.read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://behaviorguard/gateway"]
+
+
+async def test_a_renewed_certificate_serves_without_a_restart(tmp_path: Path) -> None:
+    pki.ensure_authority(tmp_path)
+    ours, caller = pki.issue(tmp_path, "threat"), pki.issue(tmp_path, "operator")
+    server = MeshServer(settings_for(ours), [])
+    port = await server.start()
+
+    def served() -> int:
+        context = ssl.create_default_context(cafile=ours.ca)
+        context.load_cert_chain(caller.cert, caller.key)
+        context.set_alpn_protocols(["h2"])
+        with socket.create_connection(("127.0.0.1", port), 5) as plain:
+            with context.wrap_socket(plain, server_hostname="threat") as connection:
+                shown = connection.getpeercert(binary_form=True)
+        assert shown is not None
+        return x509.load_der_x509_certificate(shown).serial_number
+
+    before = await asyncio.to_thread(served)
+    ours.cert.write_text("half written")
+    assert await asyncio.to_thread(served) == before
+    pki.issue(tmp_path, "threat")
+    after = await asyncio.to_thread(served)
+    assert after != before
+    assert after == x509.load_pem_x509_certificate(ours.cert.read_bytes()).serial_number
+    await server.drain()

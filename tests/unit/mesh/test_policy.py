@@ -9,14 +9,22 @@ from typing import Any
 import behaviorguard
 import pytest
 from behaviorguard.threat.v1 import threat_service_pb2 as threat
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servers.mesh.context import EndUser, Scope
 from servers.mesh.errors import MeshError
 from servers.mesh.identity import end_user, on_behalf_of
-from servers.mesh.policy import MethodPolicy, NamedIds, RateClass, authorize, authorize_message, read_policies
+from servers.mesh.policy import (
+    MethodPolicy,
+    NamedIds,
+    RateClass,
+    authorize,
+    authorize_message,
+    named_ids,
+    read_policies,
+)
 
 SERVICE = "behaviorguard.threat.v1.ThreatService"
 ANNA, BELA = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -138,3 +146,38 @@ def test_no_metadata_makes_somebody_up(said: dict[str, str]) -> None:
     assert refusal(end_user, "gateway", said) in ("", "MALFORMED_BODY")
     if said:
         assert refusal(end_user, "operator", said) == "CALLER_NOT_ALLOWED"
+
+
+def test_people_are_found_in_lists_maps_and_deep_inside() -> None:
+    declared = descriptor_pb2.FileDescriptorProto(
+        name="behaviorguard/test/v1/nested.proto", package="behaviorguard.test.v1", syntax="proto3"
+    )
+    text, message = descriptor_pb2.FieldDescriptorProto.TYPE_STRING, descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+    one, many = descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL, descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
+    leaf = declared.message_type.add(name="Leaf")
+    leaf.field.add(name="user_id", number=1, type=text, label=one)
+    branch = declared.message_type.add(name="Branch")
+    branch.field.add(name="leaves", number=1, type=message, label=many, type_name=".behaviorguard.test.v1.Leaf")
+    entry = branch.nested_type.add(name="ByNameEntry", options=descriptor_pb2.MessageOptions(map_entry=True))
+    entry.field.add(name="key", number=1, type=text, label=one)
+    entry.field.add(name="value", number=2, type=message, label=one, type_name=".behaviorguard.test.v1.Leaf")
+    branch.field.add(
+        name="by_name", number=2, type=message, label=many, type_name=".behaviorguard.test.v1.Branch.ByNameEntry"
+    )
+    tree = declared.message_type.add(name="Tree")
+    tree.field.add(name="branch", number=1, type=message, label=one, type_name=".behaviorguard.test.v1.Branch")
+    loop = declared.message_type.add(name="Loop")
+    loop.field.add(name="inner", number=1, type=message, label=one, type_name=".behaviorguard.test.v1.Loop")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(declared)
+    descriptor = pool.FindMessageTypeByName("behaviorguard.test.v1.Tree")
+    ids = named_ids(descriptor, "user_id")
+    make: Any = message_factory.GetMessageClass(descriptor)
+    request = make()
+    assert ids.all_are(request, ANNA)
+    request.branch.leaves.add(user_id=ANNA)
+    assert ids.all_are(request, ANNA)
+    request.branch.by_name["x"].user_id = BELA
+    assert not ids.all_are(request, ANNA)
+    with pytest.raises(TypeError, match="contains itself"):
+        named_ids(pool.FindMessageTypeByName("behaviorguard.test.v1.Loop"), "user_id")
