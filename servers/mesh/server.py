@@ -114,10 +114,9 @@ class MeshServer:
         # reason.
         self._server = aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((self._handler,))
+        credentials = ServerCertificate(settings).credentials()
         try:
-            port = self._server.add_secure_port(
-                f"{settings.host}:{settings.port}", ServerCertificate(settings).credentials()
-            )
+            port = self._server.add_secure_port(f"{settings.host}:{settings.port}", credentials)
         except RuntimeError as error:
             raise OperatorError(
                 f"cannot listen on {settings.host}:{settings.port}: stop what else uses it, or set BEHAVIORGUARD_PORT"

@@ -188,9 +188,9 @@ async def test_a_renewed_certificate_serves_without_a_restart(tmp_path: Path) ->
         context = ssl.create_default_context(cafile=ours.ca)
         context.load_cert_chain(caller.cert, caller.key)
         context.set_alpn_protocols(["h2"])
-        with socket.create_connection(("127.0.0.1", port), 5) as plain:
-            with context.wrap_socket(plain, server_hostname="threat") as connection:
-                shown = connection.getpeercert(binary_form=True)
+        plain = socket.create_connection(("127.0.0.1", port), 5)
+        with plain, context.wrap_socket(plain, server_hostname="threat") as connection:
+            shown = connection.getpeercert(binary_form=True)
         assert shown is not None
         return x509.load_der_x509_certificate(shown).serial_number
 
