@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, Message, Producer
 
 from pipeline.runners.health import Health
-from pipeline.runners.kafka import consumer_options, producer_options
+from pipeline.runners.kafka import COMMIT_SECONDS, consumer_options, producer_options
 from pipeline.runners.outbox import Outbox, Outgoing
 from pipeline.settings import PipelineSettings
 
@@ -31,9 +32,11 @@ def relay(settings: PipelineSettings, events: int) -> None:
     thread = threading.Thread(target=outbox.run, daemon=True)
     thread.start()
     consumer.subscribe([settings.events_topic])
-    moved = 0
+    moved, commit_at = 0, 0.0
     while moved < events:
-        outbox.commit()
+        if time.monotonic() >= commit_at:
+            outbox.commit()
+            commit_at = time.monotonic() + COMMIT_SECONDS
         messages = consumer.consume(1, 0.2)
         messages += (
             consumer.consume(settings.pipeline_batch_events - 1, settings.pipeline_window_seconds) if messages else []

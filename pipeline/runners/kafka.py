@@ -42,6 +42,9 @@ _IDLE_SECONDS = 0.2
 _READ_AHEAD = 1
 """Batches that are deserialized and not scored yet: one keeps the scoring thread busy, more would only make events
 wait."""
+COMMIT_SECONDS = 0.1
+"""Between two commits, whose answers the reading waits for: what a killed process scored since the last one is scored
+again, under the same ids."""
 _ANSWER_SECONDS = 10.0
 _ORIGINAL_BYTES = 65_536
 _log = logging.getLogger(__name__)
@@ -87,6 +90,7 @@ class Session:
         self._outbox = Outbox(self._producer, self._consumer, settings.events_topic, settings.pipeline_delivery_seconds)
         self._queue: queue.Queue[_Work | _Forget | None] = queue.Queue(_READ_AHEAD)
         self._resume: dict[int, int] = {}
+        self._commit_at = 0.0
         self._failure: BaseException | None = None
         self._failed = threading.Event()
 
@@ -162,7 +166,9 @@ class Session:
     def _read(self) -> None:
         """Read one batch: as many events as come within the window that the first one opens."""
         self._health.beat()
-        self._outbox.commit()
+        if time.monotonic() >= self._commit_at:
+            self._outbox.commit()
+            self._commit_at = time.monotonic() + COMMIT_SECONDS
         messages = self._consumer.consume(1, _IDLE_SECONDS)
         if not messages:
             return

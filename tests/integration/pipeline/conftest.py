@@ -180,7 +180,10 @@ class Broker:
             if message.topic() == "threat-alerts":
                 assert message.key() == content["event_id"].encode()
                 self.alerts.setdefault(content["event_id"], []).append(content)
-                self.headers[content["event_id"]] = headers = dict(message.headers() or [])
+                raw = message.headers()
+                assert isinstance(raw, list)
+                headers = {name: text for name, text in raw if isinstance(text, bytes)}
+                self.headers[content["event_id"]] = headers
                 self._by_node.setdefault(headers["processing-node"], set()).add(content["event_id"])
             else:
                 self.letters.append(content)

@@ -37,7 +37,8 @@ class Producer:
         for _ in range(number):
             self.reports.append((self.under_way.popleft(), error))
 
-    def poll(self, _seconds: float) -> None:
+    def poll(self, seconds: float) -> None:
+        threading.Event().wait(seconds / 10)
         while self.reports:
             report, error = self.reports.popleft()
             report(error, None)
@@ -56,8 +57,9 @@ class Consumer:
 
 
 @contextmanager
-def running(delivery_seconds: float = WAIT) -> Iterator[tuple[Outbox, Producer, Consumer, list[BaseException]]]:
-    producer, consumer, failures = Producer(), Consumer(), []
+def running(delivery_seconds: float = WAIT) -> Iterator[tuple[Outbox, Producer, Consumer, list[DeliveryFailed]]]:
+    producer, consumer = Producer(), Consumer()
+    failures: list[DeliveryFailed] = []
     outbox = Outbox(producer, consumer, "events", delivery_seconds)  # type: ignore[arg-type] # doubles of the client
 
     def run() -> None:
@@ -68,9 +70,11 @@ def running(delivery_seconds: float = WAIT) -> Iterator[tuple[Outbox, Producer, 
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield outbox, producer, consumer, failures
-    outbox.stop()
-    thread.join(WAIT)
+    try:
+        yield outbox, producer, consumer, failures
+    finally:
+        outbox.stop()
+        thread.join(WAIT)
     assert not thread.is_alive()
 
 

@@ -68,7 +68,8 @@ def test_windows_are_those_of_the_naive_model(given_batches: list[list[Event]]) 
 def push(rings: UserWindows, users: list[str], events: list[str], partition: int = 0) -> list[int]:
     steps = np.ones((len(users), WIDTH), np.float32)
     partitions = np.full(len(users), partition, np.int32)
-    return rings.push(users, events, partitions, steps, np.ones(len(users), np.bool_)).lengths.tolist()
+    lengths: list[int] = rings.push(users, events, partitions, steps, np.ones(len(users), np.bool_)).lengths.tolist()
+    return lengths
 
 
 def test_the_users_unused_for_longest_are_given_up() -> None:
