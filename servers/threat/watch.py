@@ -162,7 +162,7 @@ class AlertHub:
 
     async def run(self) -> None:
         """Listen to the other instances and close gaps, for as long as the service runs."""
-        closing = asyncio.create_task(self._close_gaps(), name="alert-gaps")
+        closing = asyncio.create_task(self.close_gaps(), name="alert-gaps")
         listening = asyncio.create_task(self._listen(), name="alert-listener")
         try:
             done, _ = await asyncio.wait({closing, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -186,9 +186,7 @@ class AlertHub:
                     await connection.execute(f"LISTEN {CHANNEL}".encode())
                     # Only now: what is stored from here on is announced.
                     head = await self._store.head()
-                    if self._position is None:
-                        self._position = head
-                        self._found.set()
+                    self.begin_at(head)
                     self._announce(head)
                     pause = 0.1
                     await self._take(connection)
@@ -213,7 +211,14 @@ class AlertHub:
         self._announced = max(self._announced, position)
         self._behind.set()
 
-    async def _close_gaps(self) -> None:
+    def begin_at(self, position: int) -> None:
+        """The stream's end was found: what comes after it is new."""
+        if self._position is None:
+            self._position = position
+            self._found.set()
+
+    async def close_gaps(self) -> None:
+        """Read what `publish` could not hand out itself, for as long as the service runs."""
         while True:
             try:
                 await asyncio.wait_for(self._behind.wait(), _QUIET_SECONDS)
