@@ -8,6 +8,8 @@ import grpc
 import pytest
 from behaviorguard.threat.v1 import threat_service_pb2 as threat
 
+from servers.mesh.identity import on_behalf_of
+from servers.mesh.limits import WindowLimiter
 from tests.support.mesh import ANNA, BELA, ORGANIZATION, Running, acting_for, event, reason_of, refused
 
 
@@ -97,3 +99,16 @@ async def test_workloads_act_for_the_default_organisation(serve: Any) -> None:
     await running.stub("operator").AnalyzeRealtime(event(BELA), timeout=5)
     seen = running.servicer.calls[0]
     assert (seen.caller, seen.end_user, seen.only_user_id, seen.actor) == ("operator", None, None, "operator")
+
+
+async def test_people_who_are_not_signed_in_are_counted_by_their_client(serve: Any) -> None:
+    class One(WindowLimiter):
+        async def admit(self, subject: str, method: str, budget: int) -> float | None:
+            return await super().admit(subject, method, 1)
+
+    running: Running = await serve(server={"limiter": One()})
+    stub = running.stub("gateway")
+    for client in ("digest-1", "digest-2"):
+        await stub.StartTrial(threat.StartTrialRequest(), timeout=5, metadata=on_behalf_of(None, client=client))
+    async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        await stub.StartTrial(threat.StartTrialRequest(), timeout=5, metadata=on_behalf_of(None, client="digest-1"))
