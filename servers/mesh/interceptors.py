@@ -48,7 +48,8 @@ _audit = logging.getLogger("behaviorguard.audit")
 
 CORRELATION_KEY: Final = "x-correlation-id"
 TRACEPARENT_KEY: Final = "traceparent"
-_CORRELATION: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
+# Stores keep it as a UUID; anything else is replaced.
+_CORRELATION: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _RETRY_SECONDS: Final = 1.0
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}

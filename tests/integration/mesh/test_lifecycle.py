@@ -112,7 +112,7 @@ async def test_reflection_lists_and_describes_the_services(serve: Any) -> None:
 async def test_buf_curl_lists_and_calls_by_reflection(serve: Any) -> None:
     running: Running = await serve()
     files = running.identities.of("operator")
-    arguments = ["--http2-prior-knowledge", "--protocol", "grpc", "--reflect-protocol", "grpc-v1alpha"]
+    arguments = ["--protocol", "grpc", "--reflect-protocol", "grpc-v1alpha"]
     arguments += [
         "--cacert",
         str(files.ca),
@@ -129,7 +129,7 @@ async def test_buf_curl_lists_and_calls_by_reflection(serve: Any) -> None:
         process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("buf"),
             "curl",
-            *arguments[1:],
+            *arguments,
             *more,
             cwd="/",
             stdout=asyncio.subprocess.PIPE,

@@ -245,16 +245,17 @@ async def test_calls_do_not_see_each_other(serve: Any) -> None:
 
     async def one(number: int) -> None:
         who = f"00000000-0000-4000-8000-{number:012d}"
-        said = (*acting_for(who), ("x-correlation-id", f"request-{number}"))
+        said = (*acting_for(who), ("x-correlation-id", f"{number:08d}-0000-4000-8000-000000000000"))
         answer = await stub.AnalyzeRealtime(event(who), timeout=20, metadata=said)
-        assert answer.event_id == f"{who}request-{number}"
+        assert answer.event_id == f"{who}{number:08d}-0000-4000-8000-000000000000"
 
     await asyncio.gather(*(one(number) for number in range(200)))
 
 
-async def test_the_answer_tells_an_id_that_the_caller_did_not_choose(serve: Any) -> None:
+@pytest.mark.parametrize("sent", [(), (("x-correlation-id", "not-a-uuid"),)])
+async def test_the_answer_tells_an_id_that_the_caller_did_not_choose(serve: Any, sent: Any) -> None:
     running: Running = await serve()
-    call = running.stub("operator").AnalyzeRealtime(event(), timeout=5)
+    call = running.stub("operator").AnalyzeRealtime(event(), timeout=5, metadata=sent)
     await call
     told = dict((await call.trailing_metadata()) or ())
     assert told["x-correlation-id"] == running.servicer.calls[0].correlation_id
