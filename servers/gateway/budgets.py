@@ -56,15 +56,11 @@ class Budgets:
         own, everybody = f"ratelimit:{subject}:{operation.path}", f"ratelimit:global:{operation.path}"
         budget = _BUDGETS[operation.policy.rate_class]
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for key in (own, everybody):
-                    pipe.incrby(key, calls)
-                    pipe.expire(key, WINDOW_SECONDS, nx=True)
-                mine, _, total, _ = await pipe.execute()
+            mine, total = await self._count(own, everybody, calls)
             over = own if mine > budget else everybody if total > budget * self._global_factor else None
             if over is None:
                 return
-            seconds = max(1, int(await self._redis.ttl(over)))
+            seconds = await self._seconds_left(over)
         except RedisError as error:
             if operation.policy.rate_class in _OPEN_WHEN_UNCOUNTED:
                 return
@@ -75,3 +71,19 @@ class Budgets:
             f"Too many requests: this allows {who} {budget if over == own else budget * self._global_factor} a minute.",
             retry_after_s=seconds,
         )
+
+    async def _count(self, own: str, everybody: str, calls: int) -> tuple[int, int]:
+        """Counts; the first count of a window gives it its end."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.incrby(own, calls)
+            pipe.incrby(everybody, calls)
+            mine, total = await pipe.execute()
+        for key, count in ((own, mine), (everybody, total)):
+            if count == calls:
+                await self._redis.expire(key, WINDOW_SECONDS, nx=True)
+        return mine, total
+
+    async def _seconds_left(self, key: str) -> int:
+        """When a window ends, at least 1 s. One whose opener died before it gave it an end gets one here."""
+        await self._redis.expire(key, WINDOW_SECONDS, nx=True)
+        return max(1, int(await self._redis.ttl(key)))
