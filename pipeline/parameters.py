@@ -85,20 +85,25 @@ class Discriminant:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """From one model's raw log odds of takeover to a probability: straight lines between knots, in log odds.
+    """From one model's raw log odds of takeover to a probability: straight lines between knots, in log odds, for each of the R regimes.
 
     Attributes:
-        raw: [K] rising raw log odds.
-        log_odds: [K] rising calibrated log odds.
+        raw: [R, K] rising raw log odds.
+        log_odds: [R, K] rising calibrated log odds.
     """
 
     raw: Floats
     log_odds: Floats
 
-    def probability(self, raw: Floats, shift: Floats | float = 0.0) -> Floats:
+    def probability(self, raw: Floats, regime: NDArray[np.intp], shift: Floats | float = 0.0) -> Floats:
         """[N] to [N] in 0..1; `shift` is added to the calibrated log odds."""
-        odds = np.interp(np.clip(np.nan_to_num(raw), -60.0, 60.0), self.raw, self.log_odds) + shift
-        probability: Floats = (1.0 / (1.0 + np.exp(-odds))).astype(np.float32)
+        held = np.clip(np.nan_to_num(raw), -60.0, 60.0)
+        odds = np.zeros(held.shape)
+        for index, (knots, values) in enumerate(zip(self.raw, self.log_odds, strict=True)):
+            chosen = regime == index
+            if chosen.any():
+                odds[chosen] = np.interp(held[chosen], knots, values)
+        probability: Floats = (1.0 / (1.0 + np.exp(-(odds + shift)))).astype(np.float32)
         return probability
 
 
@@ -115,8 +120,8 @@ class Parameters:
         typing_generic: discriminant for any other text.
         feature_mean: [256], of genuine behaviour.
         feature_spread: [256], of genuine behaviour.
-        error_weight: [512], weights of the autoencoder's signed and squared errors.
-        error_bias: float.
+        error_weight: [512, R], weights of the autoencoder's signed and squared errors, for each regime.
+        error_bias: [R].
         digests: marks of the people who were trained on, so that an evaluation can say so.
     """
 
@@ -132,7 +137,7 @@ class Parameters:
     feature_mean: Floats
     feature_spread: Floats
     error_weight: Floats
-    error_bias: float
+    error_bias: Floats
     anomaly: Calibration
     sequence: Calibration
     pattern: Calibration

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from pipeline.batch import Reason, Scores
-from pipeline.features.describe import STEP, describe, deviations
+from pipeline.features.describe import STEP, describe, deviations, regime_of
 from pipeline.features.expand import expand
 from pipeline.features.layout import STEP_SIZE, WINDOW
-from pipeline.stages.autoencoder import errors, scale
+from pipeline.stages.autoencoder import errors, scale, weighed
 from pipeline.stages.classify import classify, confidence
 from pipeline.stages.ensemble import combine
 from pipeline.stages.reasons import reasons_of
@@ -70,15 +70,16 @@ class Scorer:
         deviation = deviations(sample, baseline)
         features = scale(expand(context, deviation, window), parameters.feature_mean, parameters.feature_spread)
         rebuilt = self._models.run(ANOMALY, {"features": features})["reconstruction"]
-        error = errors(features, rebuilt) @ parameters.error_weight + np.float32(parameters.error_bias)
+        regime = regime_of(window)
+        anomaly = weighed(errors(features, rebuilt), parameters.error_weight, parameters.error_bias, regime)
         sequence = self._models.run(SEQUENCE, {"window": window})["log_odds"][:, 0]
         pattern = self._models.run(PATTERN, {"window": window})["log_odds"][:, 0]
         # Context has no recordings to learn from: it shifts each model's log odds by a fixed, documented amount.
         shift = window[:, -1, STEP["context_odds"]]
         three = (
-            parameters.anomaly.probability(error, shift),
-            parameters.sequence.probability(sequence, shift),
-            parameters.pattern.probability(pattern, shift),
+            parameters.anomaly.probability(anomaly, regime, shift),
+            parameters.sequence.probability(sequence, regime, shift),
+            parameters.pattern.probability(pattern, regime, shift),
         )
         threat = combine(*three)
         return Scores(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENROLMENT_STARTS: Final = (0, 4, 8, 12)
 """Entries at which a typist's enrolment begins, one baseline each: more people's worth of baselines than there are people."""
 
-MOUSE_ENROLMENTS: Final = ((20, 1), (50, 2), (100, 2), (100, 3), (200, 3))
+MOUSE_ENROLMENTS: Final = ((40, 3), (80, 5), (150, 6), (150, 6), (150, 7))
 """Windows enrolled and the number of sessions they are spread over."""
 
 
@@ -76,12 +76,14 @@ def _typists(typists: Sequence[Typist]) -> Typists:
 def _mouse_users(users: Sequence[MouseUser]) -> MouseUsers:
     samples, baselines, first_unseen = [], [], []
     for user in users:
+        trained = sum(len(mouse_samples(session)) >= 3 for session in user.training)
         own = [session for session in (*user.training, *user.test) if not session.illegal]
         sessions = [found for session in own if len(found := mouse_samples(session)) >= 3]
         samples.append(sessions)
         vectors = []
-        for count, spread in MOUSE_ENROLMENTS:
+        spreads = [max(min(spread, trained, len(sessions) - 1), 1) for _, spread in MOUSE_ENROLMENTS]
+        for (count, _), spread in zip(MOUSE_ENROLMENTS, spreads, strict=True):
             vectors.append(enrolled(spread_out(sessions[:spread], count)).vector())
         baselines.append(np.stack(vectors))
-        first_unseen.append(np.array([spread for _, spread in MOUSE_ENROLMENTS]))
+        first_unseen.append(np.array(spreads))
     return MouseUsers(samples, baselines, first_unseen)

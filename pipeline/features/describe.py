@@ -48,6 +48,9 @@ STEP_NAMES: Final = (
 STEP: Final = {name: index for index, name in enumerate(STEP_NAMES)}
 assert len(STEP_NAMES) == STEP_SIZE  # noqa: S101  a layout that does not add up must not be importable
 
+REGIMES: Final = ("touch", "timing", "text", "mouse")
+"""What a window was judged by at best: the cohort's phrase with touch readings, its timing alone, other text, or the mouse alone."""
+
 LEARNT_FROM: Final = 5
 """Samples that a mean must rest on before an event is compared with it."""
 
@@ -319,3 +322,10 @@ def event_odds(evidence: Evidence, parameters: Parameters) -> tuple[Floats, Floa
     typing = np.where(evidence.touch, full, np.where(evidence.known, timing, generic)) * typed
     mouse = parameters.mouse_event.log_odds(evidence.mouse) * evidence.seen[:, 5]
     return typing, mouse
+
+
+def regime_of(window: Floats) -> NDArray[np.intp]:
+    """Place in `REGIMES` of each window [N, 50, D]: each has weights and calibration of its own, since evidence differs in strength."""
+    flags = window[:, :, STEP["typing_present"] : STEP["phrase_known"] + 1].max(1) > 0
+    typing, touch, known = flags[:, 0], flags[:, 2], flags[:, 3]
+    return np.where(touch, 0, np.where(known, 1, np.where(typing, 2, 3)))

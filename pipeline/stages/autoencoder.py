@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pipeline.parameters import Floats
 
 
@@ -23,3 +25,9 @@ def errors(scaled: Floats, rebuilt: Floats) -> Floats:
     np.clip(np.subtract(scaled, rebuilt, out=signed), -4.0, 4.0, out=signed)
     np.square(signed, out=squared)
     return found
+
+
+def weighed(found: Floats, weight: Floats, bias: Floats, regime: NDArray[np.intp]) -> Floats:
+    """Raw log odds of takeover [N]: errors [N, 512] by the weights [512, R] of each event's regime."""
+    odds: Floats = np.take_along_axis(found @ weight + bias, regime[:, None], 1)[:, 0]
+    return odds

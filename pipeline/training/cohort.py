@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Doubles = NDArray[np.float64]
 
 CLUSTERS: Final = 8
-MOUSE_SHRINKAGE: Final = 0.3
+MOUSE_SHRINKAGE: Final = 0.1
 
 
 def fit_typing(samples: Floats) -> TypingCohort:
@@ -122,14 +122,12 @@ def fit_mouse(people: Sequence[Floats]) -> MouseCohort:
 def fit_discriminant(
     features: Floats, owner: NDArray[np.bool_], ridge: float, weight: Floats | None = None
 ) -> Discriminant:
-    """Ridge logistic regression with both classes weighing the same: features [N, F], owner [N]."""
+    """Ridge logistic regression: features [N, F], owner [N], weight [N]; without weights both classes weigh the same in sum."""
     values = features.astype(np.float64)
     mean, spread = values.mean(0), values.std(0)
     spread = np.where(spread < 1e-6, 1.0, spread)
     design = np.column_stack((np.clip((values - mean) / spread, -6.0, 6.0), np.ones(len(values))))
-    share = np.where(owner, 0.5 / owner.sum(), 0.5 / (~owner).sum())
-    if weight is not None:
-        share = share * weight
+    share = np.where(owner, 0.5 / owner.sum(), 0.5 / (~owner).sum()) if weight is None else weight.astype(np.float64)
     share = share / share.sum()
     penalty = np.full(design.shape[1], ridge)
     penalty[-1] = 0.0

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.features.describe import REGIMES, STEP, regime_of
 from pipeline.features.layout import FEATURE_COUNT, STEP_SIZE, WINDOW
-from pipeline.stages.autoencoder import errors, scale
+from pipeline.stages.autoencoder import errors, scale, weighed
 from pipeline.training.cohort import fit_discriminant
 from pipeline.training.described import features_at, windows_at
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 OPSET: Final = 17
 LSTM_HIDDEN: Final = 24
 HEADS: Final = 4
-ERROR_RIDGE: Final = 3e-2
+ERROR_RIDGE: Final = 1e-2
+BOOST: Final = 6.0
 
 
 class AutoEncoder(nn.Module):
@@ -75,6 +77,11 @@ class SequenceNetwork(nn.Module):
         odds: Tensor = self.head(states)[..., 0]
         return odds
 
+    def ignore(self, column: int) -> None:
+        """Make a step's value, of which training saw nothing, count for nothing."""
+        with torch.no_grad():
+            self.lstm.weight_ih_l0[:, column] = 0.0
+
 
 class PatternNetwork(nn.Module):
     """One transformer layer of which only the newest step's attention is computed.
@@ -100,6 +107,15 @@ class PatternNetwork(nn.Module):
         odds: Tensor = self.read(torch.cat([mean.flatten(1), newest], 1))
         return odds
 
+    def ignore(self, column: int) -> None:
+        """Make a step's value, of which training saw nothing, count for nothing."""
+        reader = self.read[0]
+        with torch.no_grad():
+            self.query.weight[:, column] = 0.0
+            self.query.weight[column::STEP_SIZE] = 0.0
+            self.query.bias[column::STEP_SIZE] = 0.0
+            reader.weight[:, column::STEP_SIZE] = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Networks:
@@ -117,7 +133,7 @@ class Scaling:
     mean: Floats
     spread: Floats
     error_weight: Floats
-    error_bias: float
+    error_bias: Floats
 
 
 def fit(described: Described, seed: int, epochs: int) -> tuple[Networks, Scaling]:
@@ -140,7 +156,8 @@ def raw_scores(nets: Networks, scaling: Scaling, described: Described) -> NDArra
             raw[:, end, 2] = nets.pattern(torch.from_numpy(window)).numpy()[:, 0]
             scaled = scale(features_at(described, ends, lengths), scaling.mean, scaling.spread)
             rebuilt = nets.anomaly(torch.from_numpy(scaled)).numpy()
-            raw[:, end, 0] = errors(scaled, rebuilt) @ scaling.error_weight + scaling.error_bias
+            found = errors(scaled, rebuilt)
+            raw[:, end, 0] = weighed(found, scaling.error_weight, scaling.error_bias, regime_of(window))
     return raw
 
 
@@ -187,7 +204,9 @@ def _fit_anomaly(
     intruder = chosen.intruder[np.arange(len(ends)), ends]
     own = features[~intruder]
     mean = own.mean(0)
-    spread = np.maximum(own.std(0), 0.05)
+    # What never varies in training (the context) is scaled to nothing, so that it moves no weight trained on nothing.
+    spread = own.std(0)
+    spread = np.where(spread < 1e-4, 1e3, np.maximum(spread, 0.05)).astype(np.float32)
     scaled = scale(features, mean, spread)
     clean, noise = torch.from_numpy(scaled[~intruder]), torch.from_numpy(scaled[intruder])
     net = AutoEncoder()
@@ -206,18 +225,22 @@ def _fit_anomaly(
     with torch.no_grad():
         rebuilt = net(torch.from_numpy(scaled)).numpy()
     found = errors(scaled, rebuilt)
-    some = random.permutation(len(found))[:30_000]
-    weighing = fit_discriminant(found[some], intruder[some], ERROR_RIDGE)
-    weight = weighing.weight / weighing.spread
-    return net, Scaling(mean, spread, weight, float(weighing.bias - weighing.mean @ weight))
+    importance = _weights(described)[session, ends]
+    regime = regime_of(windows_at(chosen.steps, ends, lengths))
+    weights, biases = np.zeros((found.shape[1], len(REGIMES)), np.float32), np.zeros(len(REGIMES), np.float32)
+    for index in range(len(REGIMES)):
+        some = random.permutation(np.flatnonzero(regime == index))[:15_000]
+        weighing = fit_discriminant(found[some], intruder[some], ERROR_RIDGE, importance[some])
+        weights[:, index] = weighing.weight / weighing.spread
+        biases[index] = weighing.bias - weighing.mean @ weights[:, index]
+    return net, Scaling(mean, spread, weights, biases)
 
 
 def _fit_sequence(described: Described, random: np.random.Generator, epochs: int) -> SequenceNetwork:
     net = SequenceNetwork()
     steps, intruder = torch.from_numpy(described.steps), torch.from_numpy(described.intruder).float()
-    balance = (1 - intruder.mean()) / intruder.mean()
     # Early events weigh more: most decisions fall there.
-    weight = (1.0 + 4.0 / (1.0 + torch.arange(WINDOW) / 3.0)) * (1 + (balance - 1) * intruder)
+    weight = (1.0 + 4.0 / (1.0 + torch.arange(WINDOW) / 3.0)) * torch.from_numpy(_weights(described))
 
     def loss(rows: Tensor) -> Tensor:
         odds = net.every_step(_jitter(steps[rows]))
@@ -225,6 +248,7 @@ def _fit_sequence(described: Described, random: np.random.Generator, epochs: int
         return (each * weight[rows]).mean()
 
     _descend(net, loss, len(steps), epochs * 2, batch=128)
+    net.ignore(STEP["context_odds"])
     return net
 
 
@@ -233,15 +257,30 @@ def _fit_pattern(described: Described, random: np.random.Generator, epochs: int)
     session, ends, lengths = _pick(described, random, 8)
     window = torch.from_numpy(windows_at(described.steps[session], ends, lengths))
     intruder = torch.from_numpy(described.intruder[session, ends]).float()
-    balance = (1 - intruder.mean()) / intruder.mean()
+    weight = torch.from_numpy(_weights(described)[session, ends])
 
     def loss(rows: Tensor) -> Tensor:
         odds = net(_jitter(window[rows]))[:, 0]
         each = nn.functional.binary_cross_entropy_with_logits(odds, _soft(intruder[rows]), reduction="none")
-        return (each * (1 + (balance - 1) * intruder[rows])).mean()
+        return (each * weight[rows]).mean()
 
     _descend(net, loss, len(window), epochs)
+    net.ignore(STEP["context_odds"])
     return net
+
+
+def _weights(described: Described) -> NDArray[np.float32]:
+    """Weight of every event [Q, 50]: at every place in a session owners and intruders weigh the same in sum, so that how late it is does not count as
+    evidence; and the first events after a takeover weigh more, since that is when it has to be noticed.
+    """
+    intruder = described.intruder
+    age = np.cumsum(intruder, 1)
+    started_late = intruder.any(1) & ~intruder[:, 0]
+    weight = np.where(intruder, 1.0 + BOOST * np.exp(-(age - 1) / 3.0) * started_late[:, None], 1.0)
+    for side in (intruder, ~intruder):
+        total = (weight * side).sum(0)
+        weight = np.where(side, weight * 0.5 * len(weight) / np.maximum(total, 1.0), weight)
+    return np.minimum(weight, 20.0).astype(np.float32)
 
 
 def _soft(label: Tensor) -> Tensor:

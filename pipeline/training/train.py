@@ -15,6 +15,7 @@ from pipeline.features.describe import (
     GENERIC_FEATURES,
     MOUSE_FEATURES,
     PHRASE_FEATURES,
+    REGIMES,
     TIMING_FEATURES,
     Evidence,
     deviations,
@@ -46,8 +47,8 @@ class Settings:
     """How long and on how much to train."""
 
     seed: int = 7
-    sessions: int = 4800
-    epochs: int = 14
+    sessions: int = 3200
+    epochs: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ def _template(recordings: Recordings, typists: Sequence[int], mouse_users: Seque
     """Cohorts of these people; everything else still empty."""
     nothing = np.zeros(1, np.float32)
     empty = Discriminant(nothing, nothing + 1, nothing, 0.0)
-    flat = Calibration(np.array([-1.0, 1.0], np.float32), np.array([-1.0, 1.0], np.float32))
+    lines = np.tile(np.array([-1.0, 1.0], np.float32), (len(REGIMES), 1))
+    flat = Calibration(lines, lines)
     return Parameters(
         version="untrained",
         accuracy=0.0,
@@ -124,8 +126,8 @@ def _template(recordings: Recordings, typists: Sequence[int], mouse_users: Seque
         mouse_event=empty,
         feature_mean=np.zeros(FEATURE_COUNT, np.float32),
         feature_spread=np.ones(FEATURE_COUNT, np.float32),
-        error_weight=np.zeros(2 * FEATURE_COUNT, np.float32),
-        error_bias=0.0,
+        error_weight=np.zeros((2 * FEATURE_COUNT, len(REGIMES)), np.float32),
+        error_bias=np.zeros(len(REGIMES), np.float32),
         anomaly=flat,
         sequence=flat,
         pattern=flat,

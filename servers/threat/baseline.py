@@ -106,6 +106,9 @@ class _Moments:
         """Standard deviation, drawn towards the prior while little is known."""
         return np.sqrt((self.square + _SPREAD_PRIOR * np.square(prior)) / (np.maximum(self.count - 1.0, 0.0) + _SPREAD_PRIOR))
 
+    def copy(self) -> _Moments:
+        return _Moments(self.count.copy(), self.mean.copy(), self.square.copy())
+
     def to_json(self) -> list[list[float]]:
         return [self.count.tolist(), self.mean.tolist(), self.square.tolist()]
 
@@ -164,6 +167,11 @@ class Profile:
         self.typing_samples += bool(np.isfinite(sample[TYPING]).any())
         self.mouse_samples += bool(np.isfinite(sample[MOUSE]).any())
         self._vectors.clear()
+
+    def copy(self) -> Profile:
+        """An independent copy."""
+        prompts = {prompt: moments.copy() for prompt, moments in self._prompts.items()}
+        return Profile(self.typing_samples, self.mouse_samples, self._all.copy(), prompts, self._self.copy())
 
     def vector(self, sample: Floats | None = None) -> Floats:
         """The packed baseline for the text that `sample` typed: float32[BASELINE_SIZE], NaN where nothing was learnt. Do not change it in
