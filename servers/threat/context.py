@@ -149,7 +149,7 @@ class ContextState:
     def _sign_in_anomaly(self, signed_in: Authentication | None) -> float:
         if signed_in is None or signed_in.attempts == 0:
             return NEUTRAL
-        failures = signed_in.failed / (signed_in.attempts + 2.0)
+        failures = min(signed_in.failed, signed_in.attempts) / (signed_in.attempts + 2.0)
         excess = 0.0
         if self.sign_ins.count >= _LEAST_EVENTS:
             excess = 1.0 - math.exp(-self.sign_ins.excess(math.log1p(signed_in.attempts), 0.4) / 3.0)

@@ -69,7 +69,7 @@ class Level:
 
     def to_json(self) -> list[float]:
         """Count, mean and variance."""
-        return [self.count, round(self.mean, 6), round(self.variance, 6)]
+        return [self.count, self.mean, self.variance]
 
     @classmethod
     def from_json(cls, stored: Sequence[Any]) -> Level:

@@ -93,7 +93,7 @@ class _Session:
     tainted: bool
 
     def to_json(self) -> list[float]:
-        return [round(self.first_seen_s, 3), round(self.seconds, 3), int(self.tainted)]
+        return [self.first_seen_s, self.seconds, int(self.tainted)]
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class Sessions:
         """Plain values, for storage."""
         return {
             "count": self.count,
-            "past_seconds": round(self.past_seconds, 3),
+            "past_seconds": self.past_seconds,
             "recent": {name: session.to_json() for name, session in self.recent.items()},
         }
 

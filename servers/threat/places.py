@@ -168,9 +168,7 @@ class PlaceHistory:
 
     def to_json(self) -> list[list[Any]]:
         """Plain lists, for storage."""
-        return [
-            [v.latitude, v.longitude, v.radius_km, v.country, round(v.last_seen_s, 3), v.visits] for v in self.visits
-        ]
+        return [[v.latitude, v.longitude, v.radius_km, v.country, v.last_seen_s, v.visits] for v in self.visits]
 
     @classmethod
     def from_json(cls, stored: Sequence[Sequence[Any]]) -> PlaceHistory:
