@@ -77,7 +77,7 @@ $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/runtime | $(BIN)/python
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(STAMPS)/web: $(STAMPS)/runtime $(WEB)/package-lock.json $(shell find $(WEB) -path '*/node_modules' -prune -o -path '$(WEB)/dist' -prune -o -type f -print 2>/dev/null)
+$(STAMPS)/web: $(STAMPS)/runtime $(WEB)/package-lock.json $(shell find $(WEB) \( -name node_modules -o -name dist -o -name __pycache__ \) -prune -o -type f -print 2>/dev/null)
 	@echo "Building the pages ..."
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $(WEB) ci --silent
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $(WEB) run --silent build
