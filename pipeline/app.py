@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
 MODELS = (ANOMALY, SEQUENCE, PATTERN)
-_SWITCH_SECONDS = 0.0005
 _log = logging.getLogger(__name__)
 
 
@@ -106,9 +105,6 @@ def main(judge: Callable[[PipelineSettings, Monitor], Judge] = trained) -> int:
             sys.stderr.write(f"{name}: {problem['msg']}\n")
         return 2
     _log_to_stderr(settings.log_level)
-    # Reading and scoring overlap: whoever comes back from a model or an array operation must not wait 5 ms for the
-    # interpreter.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,10 @@ TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 """What the figures should be on two cores."""
 
+OTHERS = ("threat_analyze", "mesh_overhead", "gateway_http")
+"""Measurements that live with the tests: `python -m tests.bench.<name> --json`."""
+OTHER_SECONDS = 600
+
 
 @click.group()
 def bench() -> None:
@@ -47,35 +53,63 @@ def bench() -> None:
 )
 @click.option("--broker", default="auto", show_default=True, type=click.Choice(["auto", "apache", "embedded"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def pipeline(rate: int, seconds: int, users: int, backlog: int, broker: BrokerKind, as_json: bool) -> None:
+@click.pass_context
+def pipeline(
+    context: click.Context, rate: int, seconds: int, users: int, backlog: int, broker: BrokerKind, as_json: bool
+) -> None:
     """Latency at a steady rate, highest rate against a bare relay, time of the models, memory.
 
     Starts its own broker, load, pipeline and measuring consumer on free ports and ends them. Takes about two minutes.
     Values of the events are synthetic: speed does not depend on them.
     """
+    if rate * seconds >= 2**28 or seconds >= 1000:
+        raise click.UsageError("rate x seconds must stay under 268 million events")
+    result = _measured(context, Plan(rate, seconds, users, backlog, broker))
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        Console(file=sys.stdout).print(_table(result, "pipeline"))
+
+
+@bench.command(name="all")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.pass_context
+def everything(context: click.Context, as_json: bool) -> None:
+    """Every measurement in turn: the pipeline, and in a checkout the RPCs and the gateway. Takes about five minutes."""
+    results = {"pipeline": _measured(context, Plan())}
+    for name in OTHERS:
+        if importlib.util.find_spec(f"tests.bench.{name}") is None:
+            click.echo(f"{name}: only in a checkout", err=True)
+            continue
+        click.echo(name, err=True)
+        child = [sys.executable, "-m", f"tests.bench.{name}", "--json"]
+        done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=False, timeout=OTHER_SECONDS)
+        if done.returncode:
+            raise click.ClickException(f"{name} failed; run it alone: python -m tests.bench.{name}")
+        results[name] = json.loads(done.stdout.splitlines()[-1])
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    for name, result in results.items():
+        Console(file=sys.stdout).print(_table(result, name))
+
+
+def _measured(context: click.Context, plan: Plan) -> dict[str, Any]:
     start = time.monotonic()
 
     def say(what: str) -> None:
         click.echo(f"[{time.monotonic() - start:5.1f} s] {what}", err=True)
 
-    if rate * seconds >= 2**28 or seconds >= 1000:
-        raise click.UsageError("rate x seconds must stay under 268 million events")
     try:
-        result = run_pipeline(Plan(rate, seconds, users, backlog, broker), say)
-    except BenchFailed as error:
-        raise click.ClickException(str(error)) from error
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        Console(file=sys.stdout).print(_table(result))
+        return run_pipeline(plan, say)
+    except (BenchFailed, StackError) as error:
+        raise click.ClickException(f"{context.command_path}: {error}") from error
 
 
-def _table(result: dict[str, Any]) -> Table:
-    table = Table("measure", "value", "target", title="Pipeline, end to end through the broker")
+def _table(result: dict[str, Any], title: str) -> Table:
+    table = Table("measure", "value", "target", title=title)
     for name, value in result.items():
-        target, holds = TARGETS.get(name, ("", lambda _: True))
+        target, holds = TARGETS.get(name, ("", lambda _: True)) if title == "pipeline" else ("", lambda _: True)
         mark = "" if not target else "[green]met[/]" if value is not None and holds(value) else "[red]missed[/]"
         table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value), f"{target} {mark}".strip())
     return table
