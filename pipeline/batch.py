@@ -24,7 +24,8 @@ class Scores:
         pattern: float32[N] in 0..1, calibrated transformer score.
         confidence: float32[N] in 0..1.
         features: float32[N, 256], what the autoencoder saw; kept for the reasons.
-        deviation: float32[N, measures], each measure's distance from the person's mean in the person's own spreads; NaN where unknown.
+        deviation: float32[N, measures], each measure's distance from the person's mean in the person's own spreads;
+            NaN where unknown.
     """
 
     threat_score: Floats

@@ -1,4 +1,5 @@
-"""Trained parameters beside the three networks: cohort statistics, discriminants of single events, scaling, calibration.
+"""Trained parameters beside the three networks: cohort statistics, discriminants of single events, scaling,
+calibration.
 
 All are arrays in one file of the model repository (`features/1/parameters.npz`), described in `docs/models/`.
 """
@@ -25,7 +26,8 @@ PARAMETERS_FILE: Final = "features/1/parameters.npz"
 
 @dataclass(frozen=True, slots=True)
 class TypingCohort:
-    """How people type the phrase that the cohort was recorded with; K keys make M = 4 K - 1 measures (hold, flight, pressure, size).
+    """How people type the phrase that the cohort was recorded with; K keys make M = 4 K - 1 measures (hold, flight,
+    pressure, size).
 
     Attributes:
         prompt: code of the phrase, as in a sample's first slot.
@@ -69,7 +71,8 @@ class MouseCohort:
 
 @dataclass(frozen=True, slots=True)
 class Discriminant:
-    """Calibrated log odds that the owner and not somebody else produced one event: `(features - mean) / spread @ weight + bias`."""
+    """Calibrated log odds that the owner and not somebody else produced one event: `(features - mean) / spread @
+    weight + bias`."""
 
     mean: Floats
     spread: Floats
@@ -85,7 +88,8 @@ class Discriminant:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """From one model's raw log odds of takeover to a probability: straight lines between knots, in log odds, for each of the R regimes.
+    """From one model's raw log odds of takeover to a probability: straight lines between knots, in log odds, for each
+    of the R regimes.
 
     Attributes:
         raw: [R, K] rising raw log odds.
@@ -113,7 +117,8 @@ class Parameters:
 
     Attributes:
         version: of the weights and of these parameters together.
-        accuracy: balanced accuracy of the ensemble on people never trained on, 0..1 (cross-validated; `docs/accuracy.md`).
+        accuracy: balanced accuracy of the ensemble on people never trained on, 0..1 (cross-validated;
+            `docs/accuracy.md`).
         model_accuracy: the same of each model alone, by the model's name.
         typing_full: discriminant for the cohort's phrase with touch readings.
         typing_timing: discriminant for the cohort's phrase without touch readings.
@@ -153,12 +158,16 @@ class Parameters:
         """
         path = repository / PARAMETERS_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"no parameters at {path}: point the pipeline at a model repository (pipeline/models)")
+            raise FileNotFoundError(
+                f"no parameters at {path}: point the pipeline at a model repository (pipeline/models)"
+            )
         with np.load(path, allow_pickle=False) as data:
             arrays = dict(data)
         meta = json.loads(str(arrays.pop("meta")))
         if meta["evidence_version"] != EVIDENCE_VERSION:
-            raise ValueError(f"{path} is for evidence version {meta['evidence_version']}, not {EVIDENCE_VERSION}: train again")
+            raise ValueError(
+                f"{path} is for evidence version {meta['evidence_version']}, not {EVIDENCE_VERSION}: train again"
+            )
         try:
             loaded: Parameters = _read(cls, "", arrays, meta)
         except KeyError as error:

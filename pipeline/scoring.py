@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import numpy as np
-
 from pipeline.batch import Reason, Scores
 from pipeline.features.describe import STEP, describe, deviations, regime_of
 from pipeline.features.expand import expand
@@ -21,6 +19,7 @@ from pipeline.stages.reasons import reasons_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.batch import Floats
@@ -63,8 +62,8 @@ class Scorer:
     def score(
         self, context: Floats, sample: Floats, baseline: Floats, window: Floats, lengths: NDArray[np.integer]
     ) -> Scores:
-        """Score N events. `window` [N, 50, D] holds each event's steps, oldest first and newest last (`window[:, -1]` is
-        the event's own); rows before the first of `lengths` [N] steps are zero.
+        """Score N events. `window` [N, 50, D] holds each event's steps, oldest first and newest last (`window[:, -1]`
+        is the event's own); rows before the first of `lengths` [N] steps are zero.
         """
         parameters = self._parameters
         deviation = deviations(sample, baseline)

@@ -1,7 +1,8 @@
 """Figures on people never trained on, neither as victim nor as attacker: `python -m infra.evaluation.crossvalidate`.
 
-Typists are split into five folds. Mouse users are taken out two at a time, the two attacking each other; five folds times three pairs cover all fifteen pairs of
-six mouse users once. Each of the fifteen runs trains everything anew (cohorts, discriminants, networks, calibration) on the people left. Needs the extra `train`.
+Typists are split into five folds. Mouse users are taken out two at a time, the two attacking each other; five folds
+times three pairs cover all fifteen pairs of six mouse users once. Each of the fifteen runs trains everything anew
+(cohorts, discriminants, networks, calibration) on the people left. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def pairings(people: int) -> list[list[tuple[int, int]]]:
 
 def scorer_of(trained: Trained, models: Path) -> Scorer:
     """A scorer of freshly trained models, written to a folder first, as they are shipped."""
-    from pipeline.training.networks import export  # torch is an extra
+    from pipeline.training.networks import export  # noqa: PLC0415  torch is an extra
 
     export(trained.nets, models)
     trained.parameters.save(models)
@@ -65,7 +66,7 @@ def one_run(
     recordings: Recordings, people: People, typists: list[int], pair: tuple[int, int], settings: Settings
 ) -> dict[str, Played]:
     """Train without these typists and this pair, and play them; indices in the answer are those of all people."""
-    from pipeline.training.train import train  # torch is an extra
+    from pipeline.training.train import train  # noqa: PLC0415  torch is an extra
 
     trained = train(
         recordings,
@@ -108,7 +109,7 @@ def together(parts: list[Played]) -> Played:
 @click.option("--epochs", default=8, show_default=True)
 def main(keystrokes: Path, mouse: Path, output: Path, played: Path | None, sessions: int, epochs: int) -> None:
     """Cross-validate over people and write the figures."""
-    from pipeline.training.train import Settings  # torch is an extra
+    from pipeline.training.train import Settings  # noqa: PLC0415  torch is an extra
 
     start = time.monotonic()
     typists, users = read_keystrokes(keystrokes), read_mouse(mouse)

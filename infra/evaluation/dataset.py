@@ -1,4 +1,5 @@
-"""Recordings as the arrays that training reads: the same samples and baselines as the threat service makes of live events."""
+"""Recordings as the arrays that training reads: the same samples and baselines as the threat service makes of live
+events."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from servers.threat.behavior import Floats
 
 ENROLMENT_STARTS: Final = (0, 4, 8, 12)
-"""Entries at which a typist's enrolment begins, one baseline each: more people's worth of baselines than there are people."""
+"""Entries at which a typist's enrolment begins, one baseline each: more people's worth of baselines than there are
+people."""
 
 MOUSE_ENROLMENTS: Final = ((40, 3), (80, 5), (150, 6), (150, 6), (150, 7))
 """Windows enrolled and the number of sessions they are spread over."""
@@ -56,7 +58,9 @@ def recordings_of(typists: Sequence[Typist], users: Sequence[MouseUser]) -> Reco
         ValueError: people with different numbers of entries.
     """
     return Recordings(
-        _typists(typists), _mouse_users(users), tuple(person.digest for person in (*typists, *users))
+        _typists(typists),
+        _mouse_users(users),
+        (*(typist.digest for typist in typists), *(user.digest for user in users)),
     )
 
 

@@ -1,5 +1,5 @@
-"""Error rates in the terms of ISO/IEC 19795: what share of owners' events is called somebody else's (false alarm, FRR) and what share of attackers'
-is taken for the owner (miss, FAR), by person, with intervals from resampling people.
+"""Error rates in the terms of ISO/IEC 19795: what share of owners' events is called somebody else's (false alarm,
+FRR) and what share of attackers' is taken for the owner (miss, FAR), by person, with intervals from resampling people.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def equal_error_rate(own: Doubles, other: Doubles) -> float:
 
 
 def after(values: Doubles, takeover: NDArray[np.int64], length: int) -> Doubles:
-    """[Q] values at the `length`-th event of the attacker, or of the session where there is none; NaN beyond the end."""
+    """[Q] values at the `length`-th event of the attacker, or of the session where there is none; NaN beyond the
+    end."""
     at = np.maximum(takeover, 0) + length - 1
     inside = at < values.shape[1]
     found = values[np.arange(len(values)), np.minimum(at, values.shape[1] - 1)].astype(np.float64)
@@ -68,7 +69,8 @@ def balanced(right: Doubles, attacked: Mask, weight: Doubles | None = None) -> f
 
 
 def interval(played: Played, right: Doubles, seed: int = 5) -> list[float]:
-    """95 % interval of balanced accuracy: typists and mouse users are drawn anew, with all sessions they are the victim of."""
+    """95 % interval of balanced accuracy: typists and mouse users are drawn anew, with all sessions they are the
+    victim of."""
     random = np.random.default_rng(seed)
     attacked = played.takeover >= 0
     found = []
@@ -105,7 +107,9 @@ def modality(played: Played) -> dict[str, Any]:
             "mid_session": _round(balanced(right[own | midway], attacked[own | midway])),
             "false_alarm_rate": _round(1 - float(np.nanmean(right[own]))),
             "miss_rate": _round(1 - float(np.nanmean(right[attacked]))),
-            "eer": _round(equal_error_rate(*(after(score, played.takeover, length)[side] for side in (own, from_start)))),
+            "eer": _round(
+                equal_error_rate(*(after(score, played.takeover, length)[side] for side in (own, from_start)))
+            ),
         }
     return {
         "by_events": lengths,
@@ -122,7 +126,8 @@ def modality(played: Played) -> dict[str, Any]:
 
 
 def detection(score: Doubles, takeover: NDArray[np.int64]) -> dict[str, float | None]:
-    """Events until the level 'threat', from the attacker's first: median and share found; sessions never found count as endless."""
+    """Events until the level 'threat', from the attacker's first: median and share found; sessions never found count
+    as endless."""
     event = np.arange(score.shape[1])[None]
     hit = (np.nan_to_num(score) >= THREAT) & (event >= takeover[:, None])
     needed = np.where(hit.any(1), hit.argmax(1) - takeover + 1.0, np.inf)
@@ -146,10 +151,11 @@ def worst(played: Played, names: list[str], column: int, length: int, count: int
 
 
 def ablation(played: Played) -> dict[str, dict[str, float]]:
-    """Balanced accuracy by number of events of what the ensemble is made of, each counted at 0.3 like the ensemble itself.
+    """Balanced accuracy by number of events of what the ensemble is made of, each counted at 0.3 like the ensemble
+    itself.
 
-    `distance` is the service's preliminary distance, averaged over the session; its threshold is chosen on the same data, which favours it. `odds` are
-    the event discriminants' log odds, averaged over the session, counted at 0.
+    `distance` is the service's preliminary distance, averaged over the session; its threshold is chosen on the same
+    data, which favours it. `odds` are the event discriminants' log odds, averaged over the session, counted at 0.
     """
     anomaly, sequence, pattern = (played.scores[:, :, index].astype(np.float64) for index in (1, 2, 3))
     candidates = {

@@ -1,8 +1,9 @@
 """Sessions played through the product's own code: samples, profiles that learn, describe, score, levels.
 
-A *victim* is a typist, a mouse user, or one of each joined by chance (the two kinds of recording hold different people, so that a session of both is
-chimeric). In an attack, another victim's recordings are played against the victim's profile, from the first event or after a stretch of the victim's own. As in
-the service, a profile learns from an event when it came back normal, whoever caused it.
+A *victim* is a typist, a mouse user, or one of each joined by chance (the two kinds of recording hold different
+people, so that a session of both is chimeric). In an attack, another victim's recordings are played against the
+victim's profile, from the first event or after a stretch of the victim's own. As in the service, a profile learns
+from an event when it came back normal, whoever caused it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ ENROLMENT: Final = 21
 """Entries that enrol a typist who has 51 of them; of fewer, at most two in five are used."""
 
 MOUSE_ENROLMENT: Final = 150
-"""Windows that enrol a mouse user, evenly spread over the training sessions; the legal test sessions are the owner's later behaviour."""
+"""Windows that enrol a mouse user, evenly spread over the training sessions; the legal test sessions are the owner's
+later behaviour."""
 
 WINDOWS_NEEDED: Final = 20
 
@@ -96,11 +98,14 @@ def mouse_user_of(user: MouseUser) -> Person:
         training, test = [whole[: len(whole) // 2]], [whole[len(whole) // 2 :]]
     if sum(map(len, training)) < WINDOWS_NEEDED or sum(map(len, test)) < SESSION:
         raise ValueError(
-            f"mouse user {user.name} has too little movement: {WINDOWS_NEEDED} events of 40 points to enrol and {SESSION} to"
-            " test are needed"
+            f"mouse user {user.name} has too little movement: {WINDOWS_NEEDED} events of 40 points to enrol and"
+            f" {SESSION} to test are needed"
         )
     return Person(
-        user.name, enrolled(spread_out(training, MOUSE_ENROLMENT)), np.concatenate(test), np.concatenate(training + test)
+        user.name,
+        enrolled(spread_out(training, MOUSE_ENROLMENT)),
+        np.concatenate(test),
+        np.concatenate(training + test),
     )
 
 
@@ -113,7 +118,8 @@ class Session(NamedTuple):
         other_typist: index of the attacker's typing, or -1.
         other_mouse: index of the attacker's mouse, or -1.
         takeover: event from which the attacker acts; -1 when never.
-        seed: chooses stretches of the recordings; an odd one lets the owner's entries begin some way after the enrolment.
+        seed: chooses stretches of the recordings; an odd one lets the owner's entries begin some way after the
+            enrolment.
     """
 
     typist: int
@@ -185,8 +191,10 @@ def plan_sessions(typists: int, mouse_users: int, plan: Plan) -> list[Session]:
         for mouse in partners:
             typing = victim if typists else -1
             moving = int(mouse) if mouse_users else -1
-            for late in range(plan.own):
-                sessions.append(Session(typing, moving, -1, -1, -1, int(random.integers(2**30)) * 2 + late % 2))
+            sessions += [
+                Session(typing, moving, -1, -1, -1, int(random.integers(2**30)) * 2 + late % 2)
+                for late in range(plan.own)
+            ]
             for _ in range(max(plan.attackers // len(partners), 1)):
                 other_typist = _somebody_else(random, typists, typing)
                 other_mouse = _somebody_else(random, mouse_users, moving)

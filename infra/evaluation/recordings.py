@@ -74,8 +74,8 @@ class MouseUser:
 
 
 def read_keystrokes(path: Path) -> list[Typist]:
-    """The people of a table with the columns of MEU-Mobile KSD: `Subject`, then `Hold ...`, `DD ...`, and where the keyboard has
-    the sensors `Pressure ...` and `Size ...`, one column a key.
+    """The people of a table with the columns of MEU-Mobile KSD: `Subject`, then `Hold ...`, `DD ...`, and where the
+    keyboard has the sensors `Pressure ...` and `Size ...`, one column a key.
 
     Raises:
         RecordingError: the file is not there, has no such columns, or holds something else than numbers.
@@ -84,7 +84,9 @@ def read_keystrokes(path: Path) -> list[Typist]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RecordingError(f"cannot read the keystroke table {path}: {error}. Give --keystrokes a CSV file.") from error
+        raise RecordingError(
+            f"cannot read the keystroke table {path}: {error}. Give --keystrokes a CSV file."
+        ) from error
     if not rows:
         raise RecordingError(f"the keystroke table {path} is empty")
     columns = _Columns.of([name.strip() for name in rows[0]], path)
@@ -118,13 +120,15 @@ class _Columns:
         hold, down_down = starting("Hold "), starting("DD ")
         if "Subject" not in names or not hold or len(down_down) != len(hold) - 1:
             raise RecordingError(
-                f"{path} is no keystroke table: it needs the columns 'Subject', 'Hold KEY' for each key and 'DD A.B' for each"
-                f" pair of keys; found {', '.join(names[:4])}..."
+                f"{path} is no keystroke table: it needs the columns 'Subject', 'Hold KEY' for each key and 'DD A.B'"
+                f" for each pair of keys; found {', '.join(names[:4])}..."
             )
         pressure, size = starting("Pressure "), starting("Size ")
         for label, found in (("Pressure", pressure), ("Size", size)):
             if found and len(found) != len(hold):
-                raise RecordingError(f"{path} has {len(found)} columns '{label} KEY' for {len(hold)} keys: give all or none")
+                raise RecordingError(
+                    f"{path} has {len(found)} columns '{label} KEY' for {len(hold)} keys: give all or none"
+                )
         classes = np.array([_class_of(names[index].removeprefix("Hold ")) for index in hold], np.uint8)
         return cls(names.index("Subject"), hold, down_down, pressure, size, classes)
 
@@ -137,7 +141,9 @@ class _Columns:
             pressure, size = read(self.pressure), read(self.size)
             name = row[self.subject].strip()
         except (ValueError, IndexError) as error:
-            raise RecordingError(f"{path}, line {number}: {error}. Every cell of a key's columns must be a number.") from error
+            raise RecordingError(
+                f"{path}, line {number}: {error}. Every cell of a key's columns must be a number."
+            ) from error
         flight = np.concatenate((np.zeros(1, np.float32), down_down))
         if not all(np.isfinite(column).all() for column in (hold, flight, pressure, size)):
             raise RecordingError(f"{path}, line {number}: a value is not finite. Every cell must be a finite number.")
@@ -155,8 +161,8 @@ def _class_of(key: str) -> int:
 
 
 def read_mouse(folder: Path, on_file: Callable[[], None] = lambda: None) -> list[MouseUser]:
-    """The people of a folder laid out as the Balabit challenge: `training_files/USER/SESSION`, `test_files/USER/SESSION` and, when the
-    test sessions are labelled, `public_labels.csv` (`filename,is_illegal`).
+    """The people of a folder laid out as the Balabit challenge: `training_files/USER/SESSION`,
+    `test_files/USER/SESSION` and, when the test sessions are labelled, `public_labels.csv` (`filename,is_illegal`).
 
     Args:
         folder: the unpacked archive.
@@ -167,7 +173,8 @@ def read_mouse(folder: Path, on_file: Callable[[], None] = lambda: None) -> list
     """
     if not (folder / "training_files").is_dir():
         raise RecordingError(
-            f"{folder} is no mouse folder: it needs training_files/USER/SESSION. Give --mouse the unpacked archive's folder."
+            f"{folder} is no mouse folder: it needs training_files/USER/SESSION."
+            " Give --mouse the unpacked archive's folder."
         )
     labels = _labels(folder / "public_labels.csv")
     users = []
@@ -181,7 +188,11 @@ def read_mouse(folder: Path, on_file: Callable[[], None] = lambda: None) -> list
                 if part == "training_files":
                     digest.update(file.name.encode())
                 on_file()
-        users.append(MouseUser(home.name, tuple(sessions["training_files"]), tuple(sessions["test_files"]), digest.hexdigest()[:16]))
+        users.append(
+            MouseUser(
+                home.name, tuple(sessions["training_files"]), tuple(sessions["test_files"]), digest.hexdigest()[:16]
+            )
+        )
     return users
 
 
@@ -230,18 +241,21 @@ def _session(path: Path, illegal: bool | None) -> MouseSession:
             action = _ACTION.get((button, state))
             if action == behavior.SCROLL:
                 # The recorder writes no position for the wheel: the pointer is where it was.
-                x, y = rows[-1][1:3] if rows else (x, y)
-            if action is not None:
+                rows.append((float(time) * 1000.0, *(rows[-1][1:3] if rows else (float(x), float(y))), action))
+            elif action is not None:
                 rows.append((float(time) * 1000.0, float(x), float(y), action))
         except (ValueError, IndexError) as error:
             # The archive repeats its header line inside some files.
             if line != lines[0]:
-                raise RecordingError(f"{path}, line {number}: {error}. Timestamps and positions must be numbers.") from error
+                raise RecordingError(
+                    f"{path}, line {number}: {error}. Timestamps and positions must be numbers."
+                ) from error
     return MouseSession(path.name, windows_of(np.array(rows, np.float64).reshape(-1, 4)), illegal)
 
 
 def windows_of(reports: NDArray[np.float64], points: int = WINDOW_POINTS) -> tuple[MousePath, ...]:
-    """Thin the reports (`time_ms, x, y, action` [K, 4]) and cut them into events of `points` reports each; the rest is left out."""
+    """Thin the reports (`time_ms, x, y, action` [K, 4]) and cut them into events of `points` reports each; the rest
+    is left out."""
     reports = reports[np.isfinite(reports).all(1)]
     # Positions far outside any screen are the recorder's marks for "unknown".
     reports = reports[(np.abs(reports[:, 1:3]) < 20_000).all(1)]
@@ -269,6 +283,8 @@ def _thinned(reports: NDArray[np.float64]) -> NDArray[np.float64]:
 def _path(rows: NDArray[np.float64]) -> MousePath:
     time = np.rint(rows[:, 0] - rows[0, 0]).astype(np.int64)
     return MousePath(
-        np.minimum(time, 600_000), np.rint(rows[:, 1] - rows[0, 1]).astype(np.int64),
-        np.rint(rows[:, 2] - rows[0, 2]).astype(np.int64), rows[:, 3].astype(np.uint8)
+        np.minimum(time, 600_000),
+        np.rint(rows[:, 1] - rows[0, 1]).astype(np.int64),
+        np.rint(rows[:, 2] - rows[0, 2]).astype(np.int64),
+        rows[:, 3].astype(np.uint8),
     )

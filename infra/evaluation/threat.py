@@ -1,4 +1,5 @@
-"""Takeover detection, measured the way it runs: real recordings through samples, profiles, scorer and levels, event by event."""
+"""Takeover detection, measured the way it runs: real recordings through samples, profiles, scorer and levels, event
+by event."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def measure(
     on_step: Callable[[str, int, int], None] = lambda *_: None,
     plans: dict[str, Plan] | None = None,
 ) -> dict[str, Played]:
-    """Play every modality that there are at least two people for. `on_step` is told modality, events done and events in all."""
+    """Play every modality that there are at least two people for. `on_step` is told modality, events done and events
+    in all."""
     played = {}
     typists, users = people.typists, people.mouse_users
     for name, plan in (plans or plans_for(len(typists), len(users))).items():
@@ -98,7 +100,8 @@ def measure(
 
 
 def plans_for(typists: int, mouse_users: int) -> dict[str, Plan]:
-    """A plan for each modality that can be measured with so many people: about two thousand sessions each, fewer people more each."""
+    """A plan for each modality that can be measured with so many people: about two thousand sessions each, fewer
+    people more each."""
     plans = {}
     if typists >= 2:
         each = int(np.clip(1600 / typists, 12, 120))
@@ -193,7 +196,7 @@ def evaluate(
     found["model_version"] = parameters.version
     if known:
         found["warning"] = (
-            f"{known} of these {len(people.digests)} people are among those the models were trained on, so these figures are"
-            " optimistic; docs/accuracy.md has the cross-validated ones"
+            f"{known} of these {len(people.digests)} people are among those the models were trained on, so these"
+            " figures are optimistic; docs/accuracy.md has the cross-validated ones"
         )
     return found

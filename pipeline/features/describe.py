@@ -49,7 +49,8 @@ STEP: Final = {name: index for index, name in enumerate(STEP_NAMES)}
 assert len(STEP_NAMES) == STEP_SIZE  # noqa: S101  a layout that does not add up must not be importable
 
 REGIMES: Final = ("touch", "timing", "text", "mouse")
-"""What a window was judged by at best: the cohort's phrase with touch readings, its timing alone, other text, or the mouse alone."""
+"""What a window was judged by at best: the cohort's phrase with touch readings, its timing alone, other text, or the
+mouse alone."""
 
 LEARNT_FROM: Final = 5
 """Samples that a mean must rest on before an event is compared with it."""
@@ -60,7 +61,8 @@ _STUDENT: Final = 40.0
 _TOUCH: Final = (3, 4, 5, 6)
 _TIMING_SUBSETS: Final = (0, 1, 2)
 
-# How far each context feature moves the log odds when it is at its worst; measured on nothing, set by hand, and zero at the neutral value.
+# How far each context feature moves the log odds when it is at its worst; measured on nothing, set by hand, and zero
+# at the neutral value.
 _CONTEXT_NEUTRAL: Final = {
     "network_activity": (0.5, 1.0, 1.0),
     "authentication_patterns": (0.5, 1.0, 1.5),
@@ -128,20 +130,24 @@ MOUSE_FEATURES: Final = ("background", "distance", "commonness", "own", "self", 
 
 
 def deviations(sample: Floats, baseline: Floats) -> Floats:
-    """Each measure's distance from the person's mean in the person's own spreads: float32[N, measures], NaN where unknown."""
+    """Each measure's distance from the person's mean in the person's own spreads: float32[N, measures], NaN where
+    unknown."""
     header = len(BASELINE_HEADER)
     mean, spread = baseline[:, header : header + len(MEASURES)], baseline[:, header + len(MEASURES) :]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         scaled = (sample[:, 1:] - mean) / np.maximum(spread, 1e-3)
     scaled[~np.isfinite(scaled)] = np.nan
-    return np.clip(scaled, -20.0, 20.0, out=scaled)
+    held: Floats = np.clip(scaled, -20.0, 20.0).astype(np.float32, copy=False)
+    return held
 
 
 def context_odds(context: Floats) -> Floats:
-    """Evidence of takeover in the context, as log odds 0 to 4: [N, 15] to [N]. Not finite, or neutral, counts as nothing."""
+    """Evidence of takeover in the context, as log odds 0 to 4: [N, 15] to [N]. Not finite, or neutral, counts as
+    nothing."""
     values = context[:, _CONTEXT_AT]
     share = np.clip((values - _CONTEXT_FROM) / (_CONTEXT_TO - _CONTEXT_FROM), 0.0, 1.0)
-    return np.minimum(np.nan_to_num(share) @ _CONTEXT_WEIGHT, np.float32(4.0))
+    odds: Floats = np.minimum(np.nan_to_num(share) @ _CONTEXT_WEIGHT, np.float32(4.0))
+    return odds
 
 
 def gather(sample: Floats, baseline: Floats, parameters: Parameters) -> Evidence:
@@ -274,7 +280,8 @@ def _mouse(sample: Floats, baseline: Floats, cohort: MouseCohort, own: Floats) -
     features = np.column_stack(
         (odds, np.log(own_sum / size + 1e-3), np.log(any_sum / size + 1e-3), own, _maturity(count[:, 0]))
     )
-    return np.clip(np.nan_to_num(features), -50.0, 50.0).astype(np.float32)
+    held: Floats = np.clip(np.nan_to_num(features), -50.0, 50.0).astype(np.float32)
+    return held
 
 
 def describe(context: Floats, sample: Floats, baseline: Floats, parameters: Parameters) -> Floats:
@@ -316,7 +323,9 @@ def steps_of(context: Floats, evidence: Evidence, parameters: Parameters) -> Flo
 def event_odds(evidence: Evidence, parameters: Parameters) -> tuple[Floats, Floats]:
     """Log odds of single events for the owner: typing [N], mouse [N]; 0 where nothing could be compared."""
     generic = parameters.typing_generic.log_odds(evidence.generic)
-    timing = parameters.typing_timing.log_odds(np.concatenate([evidence.phrase[:, TIMING_FEATURES], evidence.generic], 1))
+    timing = parameters.typing_timing.log_odds(
+        np.concatenate([evidence.phrase[:, TIMING_FEATURES], evidence.generic], 1)
+    )
     full = parameters.typing_full.log_odds(np.concatenate([evidence.phrase, evidence.generic], 1))
     typed = evidence.seen[:, :5].any(1)
     typing = np.where(evidence.touch, full, np.where(evidence.known, timing, generic)) * typed
@@ -325,7 +334,8 @@ def event_odds(evidence: Evidence, parameters: Parameters) -> tuple[Floats, Floa
 
 
 def regime_of(window: Floats) -> NDArray[np.intp]:
-    """Place in `REGIMES` of each window [N, 50, D]: each has weights and calibration of its own, since evidence differs in strength."""
+    """Place in `REGIMES` of each window [N, 50, D]: each has weights and calibration of its own, since evidence
+    differs in strength."""
     flags = window[:, :, STEP["typing_present"] : STEP["phrase_known"] + 1].max(1) > 0
     typing, touch, known = flags[:, 0], flags[:, 2], flags[:, 3]
     return np.where(touch, 0, np.where(known, 1, np.where(typing, 2, 3)))

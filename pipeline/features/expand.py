@@ -1,7 +1,8 @@
 """From an event and its window of steps to the 256 named features that the autoencoder looks at.
 
-In order: the newest step, means of its main values over the last 3 to 50 steps, their changes, spreads and extremes, the deviation of every measure from
-the person's mean in the person's own spreads, the measures' signs of life, and the document's features.
+In order: the newest step, means of its main values over the last 3 to 50 steps, their changes, spreads and extremes,
+the deviation of every measure from the person's mean in the person's own spreads, the measures' signs of life, and
+the document's features.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from pipeline.features.describe import STEP, STEP_NAMES
 from pipeline.features.layout import CONTEXT, FEATURE_COUNT, MEASURES, WINDOW
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from pipeline.parameters import Floats
 
 TRACKED: Final = (
@@ -103,8 +102,8 @@ _BASE: Final = len(STEP_NAMES)
 
 
 def expand(context: Floats, deviation: Floats, window: Floats) -> Floats:
-    """The 256 features of N events: context [N, 15], deviation [N, measures] (NaN where unknown), window [N, 50, D] with the newest step last and rows of
-    zeros before the first. Every value is finite and lies in -6 to 6.
+    """The 256 features of N events: context [N, 15], deviation [N, measures] (NaN where unknown), window [N, 50, D]
+    with the newest step last and rows of zeros before the first. Every value is finite and lies in -6 to 6.
     """
     features = np.empty((len(window), FEATURE_COUNT), np.float32)
     features[:, :_BASE] = window[:, -1]

@@ -1,7 +1,8 @@
 """The layout of what comes in: names of the document's 15 features, of a sample's slots and of a baseline's values.
 
-The threat service writes samples and baselines, the pipeline reads them, and neither imports the other: both follow `docs/evidence.md`, and a test
-holds the two lists against each other. `EVIDENCE_VERSION` on the record says which layout it follows.
+The threat service writes samples and baselines, the pipeline reads them, and neither imports the other: both follow
+`docs/evidence.md`, and a test holds the two lists against each other. `EVIDENCE_VERSION` on the record says which
+layout it follows.
 """
 
 from __future__ import annotations

@@ -15,7 +15,5 @@ WEIGHTS: Final = (0.4, 0.3, 0.3)
 
 def combine(anomaly: Floats, sequence: Floats, pattern: Floats) -> Floats:
     """The weighted mean, float32 in 0..1."""
-    total: Floats = np.asarray(
-        WEIGHTS[0] * anomaly + WEIGHTS[1] * sequence + WEIGHTS[2] * pattern, dtype=np.float32
-    )
+    total: Floats = np.asarray(WEIGHTS[0] * anomaly + WEIGHTS[1] * sequence + WEIGHTS[2] * pattern, dtype=np.float32)
     return total

@@ -118,7 +118,8 @@ def reasons_of(scores: Scores, index: int, parameters: Parameters) -> list[Reaso
 
 
 def _measure_reasons(deviation: Floats) -> Iterable[Reason]:
-    """Key positions speak as a group, through the one that stands out most; summaries and mouse measures for themselves."""
+    """Key positions speak as a group, through the one that stands out most; summaries and mouse measures for
+    themselves."""
     for group, part in zip(_POSITION_GROUPS, GROUP_SLICES, strict=False):
         values = deviation[part]
         seen = np.flatnonzero(np.isfinite(values))
@@ -139,7 +140,9 @@ def _measure_reasons(deviation: Floats) -> Iterable[Reason]:
         name, value = MEASURES[at], float(deviation[at])
         modality = "mouse" if at >= GROUP_SLICES[5].start else "typing"
         if name in _DIRECTIONS:
-            text = f"The pointer goes {_DIRECTIONS[name]} {_phrase('more often' if value > 0 else 'less often', value)}."
+            text = (
+                f"The pointer goes {_DIRECTIONS[name]} {_phrase('more often' if value > 0 else 'less often', value)}."
+            )
         elif name in _WORDS:
             subject, more, less = _WORDS[name]
             text = _sentence(subject, more if value > 0 else less, value)
@@ -162,7 +165,11 @@ def _history_reasons(features: Floats, parameters: Parameters) -> Iterable[Reaso
     at = NAMES.index("mean_10.event_odds")
     odds = float(features[at] * parameters.feature_spread[at] + parameters.feature_mean[at])
     if odds < -0.15:
-        modality = "typing" if _raw(features, parameters, "typing_odds") <= _raw(features, parameters, "mouse_odds") else "mouse"
+        modality = (
+            "typing"
+            if _raw(features, parameters, "typing_odds") <= _raw(features, parameters, "mouse_odds")
+            else "mouse"
+        )
         text = "The last events, taken together, fit other people better than this person."
         yield Reason("mean_10.event_odds", text, round(odds, 2), 1.0 - 2.0 * odds, modality)
 
@@ -173,7 +180,7 @@ def _raw(features: Floats, parameters: Parameters, name: str) -> float:
 
 
 def _weight(deviation: float) -> float:
-    return min(abs(deviation), 6.0) ** 1.5
+    return float(min(abs(deviation), 6.0) ** 1.5)
 
 
 def _phrase(comparison: str, deviation: float) -> str:
@@ -183,4 +190,3 @@ def _phrase(comparison: str, deviation: float) -> str:
 
 def _sentence(subject: str, comparison: str, deviation: float, how: str = "") -> str:
     return f"{subject} {how}{_phrase(comparison, deviation)}."
-

@@ -45,11 +45,16 @@ def main() -> None:
 
 
 def _by_model(figures: dict[str, object]) -> dict[str, float]:
-    """Cross-validated balanced accuracy of each model alone after 20 events, from the JSON of `infra.evaluation.crossvalidate`."""
+    """Cross-validated balanced accuracy of each model alone after 20 events, from the JSON of
+    `infra.evaluation.crossvalidate`."""
     ablation = figures.get("ablation")
     if not isinstance(ablation, dict):
         return {}
-    names = {"anomaly-detection": "autoencoder", "sequence-analysis": "lstm_alone", "behavioral-transformer": "transformer_alone"}
+    names = {
+        "anomaly-detection": "autoencoder",
+        "sequence-analysis": "lstm_alone",
+        "behavioral-transformer": "transformer_alone",
+    }
     return {model: float(ablation["fused"][name]["20"]) for model, name in names.items()}
 
 
@@ -59,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recordings", type=Path, help="arrays written by python -m infra.evaluation.prepare")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "models", help="model repository")
     parser.add_argument("--version", default="1.0.0", help="version of weights and parameters")
-    parser.add_argument("--accuracy", type=Path, help="JSON of infra.evaluation.crossvalidate, for the models' stated accuracy")
+    parser.add_argument(
+        "--accuracy", type=Path, help="JSON of infra.evaluation.crossvalidate, for the models' stated accuracy"
+    )
     parser.add_argument("--seed", type=int, default=usual.seed)
     parser.add_argument("--sessions", type=int, default=usual.sessions)
     parser.add_argument("--epochs", type=int, default=usual.epochs)

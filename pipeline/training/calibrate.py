@@ -1,4 +1,5 @@
-"""Gives the levels their meaning: at 0.3 both kinds of error weigh the same, at 0.7 one owner's session in a hundred is called a threat.
+"""Gives the levels their meaning: at 0.3 both kinds of error weigh the same, at 0.7 one owner's session in a hundred
+is called a threat.
 
 All on people whom the scoring networks never saw.
 """
@@ -31,7 +32,8 @@ _SUSPICIOUS, _THREAT, _CRITICAL = (float(np.log(p / (1 - p))) for p in (0.3, 0.7
 
 
 def calibrate(raw: Doubles, intruder: NDArray[np.bool_], steps: Floats) -> tuple[Calibration, Calibration, Calibration]:
-    """Calibrations of the three models, for each regime, from raw log odds [Q, 50, 3] of sessions with known intruders [Q, 50]."""
+    """Calibrations of the three models, for each regime, from raw log odds [Q, 50, 3] of sessions with known
+    intruders [Q, 50]."""
     taken_at = np.where(intruder.any(1), intruder.argmax(1), -1)
     regime = regime_of(steps[:, :SESSION])
     knots = np.stack([_regime(raw[regime == index], taken_at[regime == index]) for index in range(len(REGIMES))])
@@ -40,7 +42,8 @@ def calibrate(raw: Doubles, intruder: NDArray[np.bool_], steps: Floats) -> tuple
 
 
 def _regime(raw: Doubles, taken_at: NDArray[np.int64]) -> Floats:
-    """Knots [3 models, 2, K] for one regime: the levels are placed for each model, then shifted together until the ensemble keeps them."""
+    """Knots [3 models, 2, K] for one regime: the levels are placed for each model, then shifted together until the
+    ensemble keeps them."""
     own = raw[taken_at < 0][:, :SESSION]
     balanced = [_balanced(raw[:, :, model], taken_at, own[:, :, model]) for model in range(3)]
     highest = own.max(1)
@@ -80,7 +83,8 @@ def _logit(score: Doubles) -> Doubles:
 
 
 def _upper(values: Doubles, share: float) -> float:
-    """The value that a share of the values exceeds; where that is too few to count, a Gumbel tail through the upper half."""
+    """The value that a share of the values exceeds; where that is too few to count, a Gumbel tail through the upper
+    half."""
     counted = float(np.quantile(values, 1 - share))
     if share * len(values) >= 8:
         return counted
@@ -94,7 +98,8 @@ def _gumbel(level: float) -> float:
 
 
 def _lines(suspicious: float, threat: float, critical: float) -> tuple[list[float], list[float]]:
-    """Knots of straight lines in log odds through the three levels, going on below and above with the lines' own slopes."""
+    """Knots of straight lines in log odds through the three levels, going on below and above with the lines' own
+    slopes."""
     slope = (_THREAT - _SUSPICIOUS) / (threat - suspicious)
     upper = (_CRITICAL - _THREAT) / (critical - threat)
     raw = [suspicious - 4.0 / slope, suspicious, threat, critical, critical + 3.0 / upper]
@@ -118,5 +123,3 @@ def _balanced(raw: Doubles, taken_at: NDArray[np.int64], own: Doubles) -> float:
     tries = np.quantile(raw, np.linspace(0.02, 0.98, 121))
     costs = [_cost(raw, own, taken_at, float(threshold)) for threshold in tries]
     return float(tries[int(np.argmin(costs))])
-
-

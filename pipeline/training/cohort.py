@@ -25,7 +25,7 @@ MOUSE_SHRINKAGE: Final = 0.1
 
 def fit_typing(samples: Floats) -> TypingCohort:
     """The cohort of P people with T entries each of one phrase: samples [P, T, S], all with touch readings."""
-    observed = np.isfinite(samples[:, :, 1:]).all((0, 1))
+    observed = np.isfinite(samples[:, :, 1:].sum((0, 1)))
     parts = [np.flatnonzero(observed[part]) + part.start for part in GROUP_SLICES[:4]]
     columns = np.concatenate(parts)
     values = samples[:, :, 1 + columns].astype(np.float64)
@@ -94,7 +94,9 @@ def _clusters(points: Doubles, count: int) -> Doubles:
             distance = np.square(points[:, None] - centres).sum(-1)
             owner = distance.argmin(1)
             # A centre left with fewer than two people moves to the middle of everybody.
-            centres = np.stack([points[owner == k].mean(0) if (owner == k).sum() > 1 else points.mean(0) for k in range(count)])
+            centres = np.stack(
+                [points[owner == k].mean(0) if (owner == k).sum() > 1 else points.mean(0) for k in range(count)]
+            )
         cost = float(np.square(points[:, None] - centres).sum(-1).min(1).sum())
         if cost < best_cost:
             best, best_cost = centres, cost
@@ -122,7 +124,8 @@ def fit_mouse(people: Sequence[Floats]) -> MouseCohort:
 def fit_discriminant(
     features: Floats, owner: NDArray[np.bool_], ridge: float, weight: Floats | None = None
 ) -> Discriminant:
-    """Ridge logistic regression: features [N, F], owner [N], weight [N]; without weights both classes weigh the same in sum."""
+    """Ridge logistic regression: features [N, F], owner [N], weight [N]; without weights both classes weigh the same
+    in sum."""
     values = features.astype(np.float64)
     mean, spread = values.mean(0), values.std(0)
     spread = np.where(spread < 1e-6, 1.0, spread)

@@ -1,6 +1,7 @@
 """Recorded behaviour as arrays, and sequences of events simulated from it.
 
-Typing and mouse come from different people, so that an event of both is *chimeric*: a typist and a mouse user are joined by chance into one person.
+Typing and mouse come from different people, so that an event of both is *chimeric*: a typist and a mouse user are
+joined by chance into one person.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Recordings:
             arrays[f"mouse_{person}_length"] = np.array([len(session) for session in sessions])
             arrays[f"mouse_{person}_baseline"] = self.mouse.baseline[person]
             arrays[f"mouse_{person}_enrolled"] = self.mouse.enrolled[person]
-        np.savez_compressed(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
+        np.savez_compressed(path, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Recordings:

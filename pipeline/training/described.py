@@ -33,13 +33,14 @@ class Described:
     intruder: NDArray[np.bool_]
     fold: NDArray[np.int64]
 
-    def where(self, chosen: NDArray[np.bool_]) -> Described:
-        """Some of the sessions."""
+    def where(self, chosen: NDArray[np.bool_ | np.int64]) -> Described:
+        """Some of the sessions, by mask or by index."""
         return Described(self.steps[chosen], self.deviation[chosen], self.intruder[chosen], self.fold[chosen])
 
 
 def windows_at(steps: Floats, ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> Floats:
-    """Windows [M, 50, D] of sessions [M, 50, D] that end at `ends` and hold `lengths` steps, newest last, zeros before."""
+    """Windows [M, 50, D] of sessions [M, 50, D] that end at `ends` and hold `lengths` steps, newest last, zeros
+    before."""
     at = ends[:, None] - np.arange(WINDOW - 1, -1, -1)
     inside = np.arange(WINDOW - 1, -1, -1)[None] < np.minimum(lengths, ends + 1)[:, None]
     taken = np.take_along_axis(steps, np.clip(at, 0, WINDOW - 1)[:, :, None], 1)

@@ -1,4 +1,5 @@
-"""The three networks, how they are trained, and their export. Each is small, because each runs for every event on a CPU."""
+"""The three networks, how they are trained, and their export. Each is small, because each runs for every event on a
+CPU."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ BOOST: Final = 6.0
 class AutoEncoder(nn.Module):
     """Rebuilds the 256 features of genuine behaviour through a bottleneck of 32.
 
-    The bottleneck is bounded (tanh): what lies outside genuine behaviour cannot be rebuilt by extrapolation, so that its
-    error grows.
+    The bottleneck is bounded (tanh): what lies outside genuine behaviour cannot be rebuilt by extrapolation, so that
+    its error grows.
     """
 
     def __init__(self) -> None:
@@ -56,8 +57,8 @@ class AutoEncoder(nn.Module):
 class SequenceNetwork(nn.Module):
     """An LSTM over the last 50 steps, oldest first.
 
-    It has no biases: a row of zeros leaves a zero state at zero, so that windows shorter than 50 need no mask. The step's
-    first value is 1 and takes the biases' place.
+    It has no biases: a row of zeros leaves a zero state at zero, so that windows shorter than 50 need no mask. The
+    step's first value is 1 and takes the biases' place.
     """
 
     def __init__(self) -> None:
@@ -86,9 +87,9 @@ class SequenceNetwork(nn.Module):
 class PatternNetwork(nn.Module):
     """One transformer layer of which only the newest step's attention is computed.
 
-    Keys and values are absorbed into the query and the output: each head compares the newest step with every step of the
-    window (a learnt bilinear form and a learnt weight for age), averages the steps by it, and a small feed-forward network
-    reads the averages.
+    Keys and values are absorbed into the query and the output: each head compares the newest step with every step of
+    the window (a learnt bilinear form and a learnt weight for age), averages the steps by it, and a small
+    feed-forward network reads the averages.
     """
 
     def __init__(self) -> None:
@@ -195,9 +196,7 @@ def _pick(
     return session, ends, lengths
 
 
-def _fit_anomaly(
-    described: Described, random: np.random.Generator, epochs: int
-) -> tuple[AutoEncoder, Scaling]:
+def _fit_anomaly(described: Described, random: np.random.Generator, epochs: int) -> tuple[AutoEncoder, Scaling]:
     session, ends, lengths = _pick(described, random, 10)
     chosen = described.where(session)
     features = features_at(chosen, ends, lengths)
@@ -270,8 +269,9 @@ def _fit_pattern(described: Described, random: np.random.Generator, epochs: int)
 
 
 def _weights(described: Described) -> NDArray[np.float32]:
-    """Weight of every event [Q, 50]: at every place in a session owners and intruders weigh the same in sum, so that how late it is does not count as
-    evidence; and the first events after a takeover weigh more, since that is when it has to be noticed.
+    """Weight of every event [Q, 50]: at every place in a session owners and intruders weigh the same in sum, so that
+    how late it is does not count as evidence; and the first events after a takeover weigh more, since that is when it
+    has to be noticed.
     """
     intruder = described.intruder
     age = np.cumsum(intruder, 1)
@@ -289,7 +289,8 @@ def _soft(label: Tensor) -> Tensor:
 
 
 def _jitter(steps: Tensor) -> Tensor:
-    """Noise on every value and, per session, a shift of the odds: a stranger's odds are off by more than one event's noise."""
+    """Noise on every value and, per session, a shift of the odds: a stranger's odds are off by more than one event's
+    noise."""
     present = steps[..., :1]
     noisy = steps + 0.05 * torch.randn_like(steps) * present
     shift = torch.zeros(len(steps), 1, steps.shape[-1])

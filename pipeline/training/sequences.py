@@ -1,4 +1,5 @@
-"""Simulated sessions for training: an owner alone, somebody else from the start, or somebody else from some event on."""
+"""Simulated sessions for training: an owner alone, somebody else from the start, or somebody else from some event
+on."""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ class Simulator:
         # Half of the baselines stand still after enrolment, half learn from every event of the owner.
         learning = random.random() < 0.5
         known = np.where(learning & ~is_other, own, first)
-        if learning and 0 < takeover:
+        if learning and takeover > 0:
             known = np.where(is_other, max(int(own[: min(takeover, WINDOW)].max()), first), known)
         return sample, typists.baseline[owner, enrolment, known]
 

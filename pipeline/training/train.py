@@ -1,7 +1,7 @@
 """Fits everything from recordings: cohorts, discriminants, networks, calibration.
 
-What scores a person in training was fitted without that person (four inner folds), so that the networks learn from odds as good as they will be for
-strangers, and not better.
+What scores a person in training was fitted without that person (four inner folds), so that the networks learn from
+odds as good as they will be for strangers, and not better.
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ def _parts(
 
 def _gathered(part: _Part) -> tuple[_Part, Evidence]:
     sample, baseline = part.sessions.sample, part.sessions.baseline
-    return part, gather(
-        sample.reshape(-1, sample.shape[-1]), baseline.reshape(-1, baseline.shape[-1]), part.parameters
-    )
+    return part, gather(sample.reshape(-1, sample.shape[-1]), baseline.reshape(-1, baseline.shape[-1]), part.parameters)
 
 
 def _with_discriminants(

@@ -1,8 +1,8 @@
-"""A person's own normal: what each slot of a sample usually is for them, how far it usually strays, and how far they usually are from
-themselves.
+"""A person's own normal: what each slot of a sample usually is for them, how far it usually strays, and how far they
+usually are from themselves.
 
-The profile holds running sums alone, never a recording. Statistics of key positions belong to a known text (`prompt`) and are kept for
-the few texts that the person typed last; all others belong to the person.
+The profile holds running sums alone, never a recording. Statistics of key positions belong to a known text (`prompt`)
+and are kept for the few texts that the person typed last; all others belong to the person.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class _Moments:
 
     def spread(self, prior: Doubles | float) -> Doubles:
         """Standard deviation, drawn towards the prior while little is known."""
-        return np.sqrt((self.square + _SPREAD_PRIOR * np.square(prior)) / (np.maximum(self.count - 1.0, 0.0) + _SPREAD_PRIOR))
+        return np.sqrt(
+            (self.square + _SPREAD_PRIOR * np.square(prior)) / (np.maximum(self.count - 1.0, 0.0) + _SPREAD_PRIOR)
+        )
 
     def copy(self) -> _Moments:
         return _Moments(self.count.copy(), self.mean.copy(), self.square.copy())
@@ -174,7 +176,8 @@ class Profile:
         return Profile(self.typing_samples, self.mouse_samples, self._all.copy(), prompts, self._self.copy())
 
     def vector(self, sample: Floats | None = None) -> Floats:
-        """The packed baseline for the text that `sample` typed: float32[BASELINE_SIZE], NaN where nothing was learnt. Do not change it in
+        """The packed baseline for the text that `sample` typed: float32[BASELINE_SIZE], NaN where nothing was learnt.
+        Do not change it in
         place: it is kept until the next `learn`.
         """
         prompt = _prompt_of(sample) if sample is not None else next(reversed(self._prompts), 0)
@@ -230,7 +233,9 @@ class Profile:
         """
         try:
             if data["version"] != behavior.EVIDENCE_VERSION:
-                raise ValueError(f"the profile has layout {data['version']}, not {behavior.EVIDENCE_VERSION}: enrol the person again")
+                raise ValueError(
+                    f"the profile has layout {data['version']}, not {behavior.EVIDENCE_VERSION}: enrol the person again"
+                )
             positions = _POSITIONS.stop - _POSITIONS.start
             return cls(
                 int(data["typing_samples"]),
@@ -264,7 +269,8 @@ def _prompt_of(sample: Floats) -> int:
 
 
 def _group_distances(scaled: Doubles) -> Doubles:
-    """Mean absolute scaled deviation of each group, values beyond `_CLIP` held there; NaN for a group that is not there."""
+    """Mean absolute scaled deviation of each group, values beyond `_CLIP` held there; NaN for a group that is not
+    there."""
     size = np.minimum(np.abs(scaled), _CLIP)
     seen = np.isfinite(size)
     size = np.where(seen, size, 0.0)

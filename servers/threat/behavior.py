@@ -3,12 +3,13 @@
 A sample is a float32 vector with one named slot a measure (`SLOTS`, described in `docs/evidence.md`); NaN means "not
 observed". It holds timing, touch and geometry only: never a character, a screen position or a sampling rate.
 
-Pointer movement is read on a common time grid of `GRID_MS`, because mice report at anything between 8 and 125 ms: measured at
-the native rate, the device and not the person would be recognised.
+Pointer movement is read on a common time grid of `GRID_MS`, because mice report at anything between 8 and 125 ms:
+measured at the native rate, the device and not the person would be recognised.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -116,6 +117,9 @@ _SIZE_AT = _PRESSURE_AT + KEYS
 _MIN_MOVING_STEPS: Final = 6
 _GRID_MAX: Final = 1024
 _TINY: Final = 1e-6
+_LETTERS: Final = frozenset((LETTER_LEFT, LETTER_RIGHT))
+_ZERO: Final = np.zeros(1)
+_GRID: Final = GRID_MS * np.arange(_GRID_MAX + 1)
 
 
 def _no_floats() -> Floats:
@@ -181,12 +185,12 @@ def sample_of(runs: Sequence[KeystrokeRun], paths: Sequence[MousePath]) -> Float
 
 def _log_ms(values: Floats, ceiling: float) -> Floats:
     """Natural logarithm of a duration in ms, floored at 1 ms: people's timing varies by ratios, not by differences."""
-    return np.log(np.clip(values, 1.0, ceiling))
+    return np.log(np.minimum(np.maximum(values, 1.0), ceiling))
 
 
 def _unit_log(values: Floats) -> Floats:
     """Logarithm of a touch reading in 0 to 1, floored where sensors report nothing."""
-    return np.log(np.clip(values, 0.005, 1.0))
+    return np.log(np.minimum(np.maximum(values, 0.005), 1.0))
 
 
 def _fill_typing(sample: Floats, runs: list[KeystrokeRun]) -> None:
@@ -221,53 +225,59 @@ def _joined(runs: list[KeystrokeRun]) -> KeystrokeRun:
     )
 
 
-def _summary(values: Floats) -> tuple[float, float, float, float]:
+def _summary(values: list[float]) -> tuple[float, float, float, float]:
     """Mean, spread, and the values a tenth of the way from either end."""
     count = len(values)
     if not count:
-        return np.nan, np.nan, np.nan, np.nan
-    ordered = np.sort(values)
-    mean = float(ordered.sum()) / count
-    offset = ordered - mean
-    spread = (float(offset @ offset) / count) ** 0.5
+        return math.nan, math.nan, math.nan, math.nan
+    ordered = sorted(values)
+    mean = sum(ordered) / count
+    spread = math.sqrt(sum([(value - mean) ** 2 for value in ordered]) / count) if count > 1 else math.nan
     tenth = count // 10
-    return mean, spread if count > 1 else np.nan, float(ordered[tenth]), float(ordered[count - 1 - tenth])
+    return mean, spread, ordered[tenth], ordered[count - 1 - tenth]
 
 
-def _mean_where(values: Floats, chosen: NDArray[np.bool_]) -> float:
-    count = int(np.count_nonzero(chosen))
-    return float(values @ chosen) / count if count else np.nan
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _held(value: float, ceiling: float) -> float:
+    """The logarithm of a duration as `_log_ms` takes it; of what is not a number, the shortest."""
+    return math.log(min(value, ceiling)) if value > 1.0 else 0.0
 
 
 def _typing_summary(run: KeystrokeRun) -> list[float]:
-    hold = _log_ms(np.nan_to_num(run.hold_ms, nan=1.0), 10_000.0)
-    flight = _log_ms(np.nan_to_num(run.flight_ms, nan=1.0), 60_000.0)
-    left, right = run.key_classes == LETTER_LEFT, run.key_classes == LETTER_RIGHT
-    special = ~(left | right)
-    flowing = run.flight_ms > 0
-    flowing[0] = False
-    same = (left[1:] & left[:-1]) | (right[1:] & right[:-1])
-    other = (left[1:] & right[:-1]) | (right[1:] & left[:-1])
-    after, moves = flight[1:], flowing[1:]
-    overlapped = (run.flight_ms[1:] < run.hold_ms[:-1]) & moves
-    moved = int(np.count_nonzero(moves))
-    pressure, size = _summary(_unit_log(run.pressure)), _summary(_unit_log(run.contact_size))
+    holds, flights, classes = run.hold_ms.tolist(), run.flight_ms.tolist(), run.key_classes.tolist()
+    hold = [_held(value, 10_000.0) for value in holds]
+    flight: list[float] = []
+    hands: tuple[list[float], list[float], list[float]] = ([], [], [])
+    overlapped = 0
+    for key in range(1, len(holds)):
+        if not flights[key] > 0.0:
+            continue
+        value = _held(flights[key], 60_000.0)
+        flight.append(value)
+        overlapped += flights[key] < holds[key - 1]
+        now, before = classes[key], classes[key - 1]
+        letters = now in _LETTERS and before in _LETTERS
+        hands[(0 if now == before else 1) if letters else 2].append(value)
+    pressure, size = _touch_summary(run.pressure), _touch_summary(run.contact_size)
     return [
         *_summary(hold),
-        _mean_where(hold, left),
-        _mean_where(hold, right),
-        _mean_where(hold, special),
-        *_summary(after[moves]),
-        _mean_where(after, same & moves),
-        _mean_where(after, other & moves),
-        _mean_where(after, moves & ~(same | other)),
-        float(np.count_nonzero(overlapped)) / moved if moved else np.nan,
-        float(np.count_nonzero(run.key_classes == CORRECTION)) / len(hold),
-        pressure[0],
-        pressure[1],
-        size[0],
-        size[1],
+        _mean([value for value, key in zip(hold, classes, strict=True) if key == LETTER_LEFT]),
+        _mean([value for value, key in zip(hold, classes, strict=True) if key == LETTER_RIGHT]),
+        _mean([value for value, key in zip(hold, classes, strict=True) if key not in _LETTERS]),
+        *_summary(flight),
+        *(_mean(values) for values in hands),
+        overlapped / len(flight) if flight else math.nan,
+        classes.count(CORRECTION) / len(hold),
+        *pressure,
+        *size,
     ]
+
+
+def _touch_summary(values: Floats) -> tuple[float, float]:
+    return _summary(_unit_log(values).tolist())[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,22 +292,25 @@ class _Track:
 def _track(path: MousePath) -> _Track | None:
     time = np.asarray(path.time_ms, np.float64)
     x, y = np.asarray(path.x_px, np.float64), np.asarray(path.y_px, np.float64)
-    gap = np.diff(time)
-    pause = gap > PAUSE_MS
-    if pause.any():
-        # A pointer that rested reports nothing: it left its place one grid step before the next report, not at the last one.
-        at = np.flatnonzero(pause) + 1
-        # Rests are shortened to two steps here, since only their own slots (pause_*) should know how long they were.
-        shortened = gap.copy()
-        shortened[pause] = 3.0 * GRID_MS
-        time = np.concatenate(([0.0], np.cumsum(shortened)))
-        time = np.insert(time, at, time[at] - GRID_MS)
-        x, y = np.insert(x, at, x[at - 1]), np.insert(y, at, y[at - 1])
+    gap = time[1:] - time[:-1]
+    rested = np.flatnonzero(gap > PAUSE_MS)
+    pauses = gap[rested]
+    if rested.size:
+        # A pointer that rested reports nothing: it left its place one grid step before the next report, not at the
+        # last.
+        at = rested + 1
+        # Rests are shortened to three steps here, since only their own slots (pause_*) should know how long they were.
+        gap[rested] = 3.0 * GRID_MS
+        time = np.concatenate((_ZERO, np.add.accumulate(gap)))
+        order = np.argsort(np.concatenate((time, time[at] - GRID_MS)), kind="stable")
+        time = np.concatenate((time, time[at] - GRID_MS))[order]
+        x, y = np.concatenate((x, x[rested]))[order], np.concatenate((y, y[rested]))[order]
     steps = min(int((time[-1] - time[0]) / GRID_MS), _GRID_MAX)
     if steps < 2:
         return None
-    grid = time[0] + GRID_MS * np.arange(steps + 1)
-    return _Track(np.diff(np.interp(grid, time, x)), np.diff(np.interp(grid, time, y)), gap[pause])
+    grid = time[0] + _GRID[: steps + 1]
+    at_x, at_y = np.interp(grid, time, x), np.interp(grid, time, y)
+    return _Track(at_x[1:] - at_x[:-1], at_y[1:] - at_y[:-1], pauses)
 
 
 def _fill_mouse(sample: Floats, paths: Sequence[MousePath]) -> None:
@@ -305,97 +318,113 @@ def _fill_mouse(sample: Floats, paths: Sequence[MousePath]) -> None:
     if not tracks:
         return
     # A step of zeros parts two stretches, so that no turn is measured across them.
-    part = np.zeros(1)
-    dx = np.concatenate([values for track in tracks for values in (track.dx, part)])
-    dy = np.concatenate([values for track in tracks for values in (track.dy, part)])
-    pauses = np.concatenate([track.pauses for track in tracks])
-    length = np.hypot(dx, dy)
+    dx = np.concatenate([values for track in tracks for values in (track.dx, _ZERO)])
+    dy = np.concatenate([values for track in tracks for values in (track.dy, _ZERO)])
+    pauses = [pause for track in tracks for pause in track.pauses.tolist()]
+    length = np.sqrt(dx * dx + dy * dy)
     moving = length > 0.5
-    if np.count_nonzero(moving) < _MIN_MOVING_STEPS:
+    count = int(np.count_nonzero(moving))
+    if count < _MIN_MOVING_STEPS:
         return
-    seconds = np.count_nonzero(moving) * GRID_MS / 1000.0
-    strokes = int(np.count_nonzero(moving[1:] & ~moving[:-1])) + int(moving[0])
-    values = [
-        *_speed_slots(length, moving),
-        *_shape_slots(dx, dy, length, moving),
-        *_pause_slots(pauses, moving, seconds),
-        *_stroke_slots(dx, dy, length, moving),
-        *_click_slots(paths, strokes),
-    ]
-    sample[MOUSE] = np.where(np.isfinite(values), values, np.nan)
+    strokes, stroke_slots = _stroke_slots(dx.tolist(), dy.tolist(), length.tolist())
+    values = np.array(
+        [
+            *_speed_slots(length, moving),
+            *_shape_slots(dx, dy, length, moving),
+            *_pause_slots(pauses, 1.0 - count / len(moving), count * GRID_MS / 1000.0),
+            *stroke_slots,
+            *_click_slots(paths, strokes),
+        ]
+    )
+    values[~np.isfinite(values)] = np.nan
+    sample[MOUSE] = values
+
+
+def _moments(values: Doubles) -> tuple[float, float]:
+    """Mean and standard deviation; NaN of nothing."""
+    count = len(values)
+    if not count:
+        return math.nan, math.nan
+    mean = float(np.add.reduce(values)) / count
+    return mean, math.sqrt(max(float(values @ values) / count - mean * mean, 0.0))
 
 
 def _speed_slots(length: Doubles, moving: NDArray[np.bool_]) -> list[float]:
     speed = np.log(length[moving])
-    ordered = np.sort(speed)
-    count = len(ordered)
-    change = np.abs(np.diff(length))[moving[1:] & moving[:-1]]
-    change_log = np.log(change + 3.0)
-    jerk = np.abs(np.diff(length, 2))[moving[2:] & moving[1:-1] & moving[:-2]]
+    speed.sort()
+    count = len(speed)
+    step = length[1:] - length[:-1]
+    both = moving[1:] & moving[:-1]
+    change = np.log(np.abs(step)[both] + 3.0)
+    jerk = np.log(np.abs(step[1:] - step[:-1])[both[1:] & both[:-1]] + 5.0)
+    change_mean, change_spread = _moments(change)
     return [
-        float(speed.mean()),
-        float(speed.std()),
-        float(ordered[count // 10]),
-        float(ordered[count // 2]),
-        float(ordered[count - 1 - count // 10]),
-        float(change_log.mean()) if len(change) else np.nan,
-        float(change_log.std()) if len(change) > 1 else np.nan,
-        float(np.log(jerk + 5.0).mean()) if len(jerk) else np.nan,
+        *_moments(speed),
+        float(speed[count // 10]),
+        float(speed[count // 2]),
+        float(speed[count - 1 - count // 10]),
+        change_mean,
+        change_spread if len(change) > 1 else math.nan,
+        _moments(jerk)[0],
     ]
 
 
 def _shape_slots(dx: Doubles, dy: Doubles, length: Doubles, moving: NDArray[np.bool_]) -> list[float]:
     angle = np.arctan2(dy, dx)
-    turn = np.diff(angle)
-    turn = (turn + np.pi) % (2 * np.pi) - np.pi
     both = moving[1:] & moving[:-1]
-    turn = turn[both]
+    turn = (angle[1:] - angle[:-1])[both]
+    turn = (turn + np.pi) % (2 * np.pi) - np.pi
     size = np.abs(turn)
     count = len(turn)
-    sector = np.floor((angle[moving] + np.pi / 8) / (np.pi / 4)).astype(np.int64) % 8
-    share = np.bincount(sector, length[moving], 8)
-    total = float(share.sum())
-    across = float(np.abs(dx).sum())
+    # Movements of no length weigh nothing, so that all steps may be counted.
+    sector = ((angle + (np.pi / 8 + 2 * np.pi)) * (4 / np.pi)).astype(np.int64) & 7
+    share = np.bincount(sector, np.where(moving, length, 0.0), 8)
+    across = float(np.add.reduce(np.abs(dx)))
     if count:
-        curvature = np.log((size + 0.15) / (length[1:][both] + length[:-1][both]))
+        curvature = np.log((size + 0.15) / (length[1:] + length[:-1])[both])
         turned = [
-            float(size.mean()),
-            float(size.std()),
-            float(turn.mean()),
+            *_moments(size),
+            float(np.add.reduce(turn)) / count,
             float(np.count_nonzero(size < 0.4)) / count,
             float(np.count_nonzero(size > 1.6)) / count,
-            float(curvature.mean()),
-            float(curvature.std()),
+            *_moments(curvature),
         ]
     else:
-        turned = [np.nan] * 7
-    return [*turned, *(share / total), across / (across + float(np.abs(dy).sum()) + _TINY)]
+        turned = [math.nan] * 7
+    total = float(np.add.reduce(share))
+    return [*turned, *(share / total).tolist(), across / (across + float(np.add.reduce(np.abs(dy))) + _TINY)]
 
 
-def _pause_slots(pauses: Doubles, moving: NDArray[np.bool_], seconds: float) -> list[float]:
-    logs = np.log(np.clip(pauses, PAUSE_MS, 60_000.0))
-    return [
-        1.0 - float(np.count_nonzero(moving)) / len(moving),
-        float(logs.mean()) if len(logs) else np.nan,
-        float(logs.std()) if len(logs) > 1 else np.nan,
-        float(pauses.sum()) / (float(pauses.sum()) + 1000.0 * seconds),
-    ]
+def _pause_slots(pauses: list[float], resting: float, seconds: float) -> list[float]:
+    logs = [math.log(min(max(pause, PAUSE_MS), 60_000.0)) for pause in pauses]
+    total = sum(pauses)
+    mean = sum(logs) / len(logs) if logs else math.nan
+    spread = math.sqrt(sum((value - mean) ** 2 for value in logs) / len(logs)) if len(logs) > 1 else math.nan
+    return [resting, mean, spread, total / (total + 1000.0 * seconds)]
 
 
-def _stroke_slots(dx: Doubles, dy: Doubles, length: Doubles, moving: NDArray[np.bool_]) -> list[float]:
-    """Strokes are runs of movement between rests."""
-    edge = np.diff(np.concatenate(([False], moving, [False])).astype(np.int8))
-    starts, ends = np.flatnonzero(edge == 1), np.flatnonzero(edge == -1)
-    lengths = np.add.reduceat(np.append(length, 0.0), np.column_stack((starts, ends)).ravel())[::2]
-    net_x = np.add.reduceat(np.append(dx, 0.0), np.column_stack((starts, ends)).ravel())[::2]
-    net_y = np.add.reduceat(np.append(dy, 0.0), np.column_stack((starts, ends)).ravel())[::2]
-    return [
-        float(np.log(ends - starts).mean()),
-        float(np.log(lengths + _TINY).mean()),
-        float(np.hypot(net_x, net_y).sum() / (lengths.sum() + _TINY)),
-        float(np.log(length[starts]).mean()),
-        float(np.log(length[ends - 1]).mean()),
-    ]
+def _stroke_slots(dx: list[float], dy: list[float], length: list[float]) -> tuple[int, list[float]]:
+    """Strokes are runs of movement between rests: how many, and their slots."""
+    durations = reaches = starts = ends = path = net = 0.0
+    count = steps = 0
+    reach = x = y = last = 0.0
+    for step_x, step_y, step in zip(dx, dy, length, strict=True):
+        if step > 0.5:
+            if not steps:
+                count += 1
+                starts += math.log(step)
+                reach = x = y = 0.0
+            steps += 1
+            reach, x, y, last = reach + step, x + step_x, y + step_y, step
+        elif steps:
+            durations += math.log(steps)
+            reaches += math.log(reach + _TINY)
+            ends += math.log(last)
+            path += reach
+            net += math.hypot(x, y)
+            steps = 0
+    # The last step is always one of rest, so that every stroke has ended.
+    return count, [durations / count, reaches / count, net / (path + _TINY), starts / count, ends / count]
 
 
 def _click_slots(paths: Sequence[MousePath], strokes: int) -> list[float]:
@@ -403,25 +432,27 @@ def _click_slots(paths: Sequence[MousePath], strokes: int) -> list[float]:
     waits: list[float] = []
     presses = scrolls = drags = reports = 0
     for path in paths:
-        actions = np.asarray(path.actions)
+        actions = path.actions.tolist()
         reports += len(actions)
-        scrolls += int(np.count_nonzero(actions == SCROLL))
-        drags += int(np.count_nonzero(actions == DRAG))
-        down = np.flatnonzero(actions == PRESS)
-        presses += len(down)
-        if not len(down):
+        scrolls += actions.count(SCROLL)
+        drags += actions.count(DRAG)
+        if PRESS not in actions:
             continue
-        time = np.asarray(path.time_ms, np.float64)
-        up = np.flatnonzero(actions == RELEASE)
-        follow = np.searchsorted(up, down)
-        paired = follow < len(up)
-        holds += (time[up[follow[paired]]] - time[down[paired]]).tolist()
-        inner = down[down > 0]
-        waits += (time[inner] - time[inner - 1]).tolist()
+        time = path.time_ms.tolist()
+        released = len(actions)
+        for index in range(len(actions) - 1, -1, -1):
+            if actions[index] == RELEASE:
+                released = index
+            elif actions[index] == PRESS:
+                presses += 1
+                if released < len(actions):
+                    holds.append(math.log(min(max(time[released] - time[index], 10.0), 10_000.0)))
+                if index:
+                    waits.append(math.log(min(max(time[index] - time[index - 1], 50.0), 10_000.0)))
     return [
         presses / max(strokes, 1),
-        float(np.log(np.clip(holds, 10.0, 10_000.0)).mean()) if holds else np.nan,
-        float(np.log(np.clip(waits, 50.0, 10_000.0)).mean()) if waits else np.nan,
+        sum(holds) / len(holds) if holds else math.nan,
+        sum(waits) / len(waits) if waits else math.nan,
         scrolls / reports,
         drags / reports,
     ]
