@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 from behaviorguard.threat.v1 import threat_pb2, threat_service_pb2
-from google.protobuf import json_format
 from rich.console import Console
 from rich.markup import escape
 
 from infra.cli.connection import address_option, open_client, run
+from servers.gateway.transcoding import Codec
 
 if TYPE_CHECKING:
     from behaviorguard.client import AsyncBehaviorGuardClient
@@ -84,11 +84,11 @@ async def _follow(
     as_json: bool,
 ) -> str:
     """Prints alerts; returns the last one's token."""
-    seen = 0
+    seen, codec = 0, Codec()
     async for alert in client.watch_alerts(request):
         request.resume_token = alert.resume_token
         if as_json:
-            sys.stdout.write(json_line(alert) + "\n")
+            sys.stdout.write(codec.encode(alert).decode() + "\n")
             sys.stdout.flush()
         else:
             for line in lines(alert.data):
@@ -97,11 +97,6 @@ async def _follow(
         if seen == count:
             break
     return request.resume_token
-
-
-def json_line(alert: threat_service_pb2.WatchAlertsResponse) -> str:
-    """An alert in the form that browsers get."""
-    return json_format.MessageToJson(alert, indent=None)
 
 
 def lines(data: threat_service_pb2.AlertData) -> list[str]:

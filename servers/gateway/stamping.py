@@ -43,8 +43,6 @@ class Stamp:
         self._users = [locate for locate, found in _walk(request) if "user_ids" in found.fields_by_name]
         self._correlated = [locate for locate, found in _walk(request) if "correlation_id" in found.fields_by_name]
         self._events = [locate for locate, found in _walk(request) if found.full_name == _EVENT]
-        if self._own_only and not self._user and not self._users:
-            raise ValueError(f"{operation.rpc} is for people themselves, but its request does not say whose it is")
 
     def apply(self, request: Message, principal: Principal, exchange: Exchange) -> None:
         """Fills a request in place.

@@ -69,7 +69,11 @@ class Service(threat_service_pb2_grpc.ThreatServiceServicer):
 
     async def AnalyzeRealtime(self, request: Any, context: Any) -> Any:  # noqa: N802 -- the contract's name
         """An event that is accepted."""
-        return threat_service_pb2.AnalyzeRealtimeResponse(event_id=SESSION, preliminary_risk=0.1, processing_status=1)
+        return threat_service_pb2.AnalyzeRealtimeResponse(
+            event_id=SESSION,
+            preliminary_risk=0.1,
+            processing_status=threat_service_pb2.PROCESSING_STATUS_QUEUED_FOR_MORPHEUS,
+        )
 
     async def WatchAlerts(self, request: Any, context: Any) -> Any:  # noqa: N802 -- the contract's name
         """Alerts without end."""
@@ -104,7 +108,7 @@ def body() -> bytes:
 
 async def relay(settings: MeshSettings, port: int, target: str) -> None:
     """The bare relay."""
-    stub = threat_service_pb2_grpc.ThreatServiceStub(open_channel(settings, target, "threat", contract=[SERVICE]))  # type: ignore[no-untyped-call]  # generated
+    stub = threat_service_pb2_grpc.ThreatServiceStub(open_channel(settings, target, "threat", contract=[SERVICE]))
     user = (("x-bg-user-id", USER), ("x-bg-organization-id", SESSION), ("x-bg-scope", "self"))
 
     async def analyze(request: Request) -> Response:
@@ -143,7 +147,8 @@ async def relay(settings: MeshSettings, port: int, target: str) -> None:
 async def service(settings: MeshSettings) -> None:
     """The scripted service."""
     add = threat_service_pb2_grpc.add_ThreatServiceServicer_to_server
-    server = MeshServer(settings, [ServiceBinding(SERVICE, add, Service())], limiter=Unlimited())
+    servicer = Service()  # type: ignore[abstract]  # the other RPCs are not called
+    server = MeshServer(settings, [ServiceBinding(SERVICE, add, servicer)], limiter=Unlimited())
     await server.start()
     await server.wait()
 

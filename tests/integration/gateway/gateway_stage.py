@@ -208,6 +208,6 @@ async def open_stage(pki: Path, store: str, folder: Path, **changes: Any) -> Asy
             await mesh.drain()
 
 
-def _identity(pki: Path, service: str) -> dict[str, Path]:
+def _identity(pki: Path, service: str) -> dict[str, Any]:
     files = authority.identity(pki, service)
     return {"tls_ca": files.ca, "tls_cert": files.cert, "tls_key": files.key}

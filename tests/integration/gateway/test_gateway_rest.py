@@ -114,7 +114,7 @@ async def test_nothing_of_oneself_without_a_session(stage: Stage) -> None:
 
 async def test_a_made_up_handle_is_no_session(stage: Stage) -> None:
     for handle in ("x", "a" * 43, "é" * 43, "a" * 5000, '"', ";;=;"):
-        sent = {"Cookie": f"auth_token={handle}".encode()}
+        sent = [(b"Cookie", f"auth_token={handle}".encode())]
         problem(await stage.client.post(ANALYZE, json=event(), headers=sent), 401, "session_required")
 
 

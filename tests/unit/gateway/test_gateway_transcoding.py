@@ -97,6 +97,7 @@ anything = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(anything)
 def test_what_protobuf_writes_is_read(message: Message) -> None:
     read = type(message)()
@@ -104,6 +105,7 @@ def test_what_protobuf_writes_is_read(message: Message) -> None:
     assert read == message
 
 
+@settings(deadline=None)
 @given(anything)
 def test_what_is_written_is_read_again(message: Message) -> None:
     read = type(message)()
@@ -111,6 +113,7 @@ def test_what_is_written_is_read_again(message: Message) -> None:
     assert read == message
 
 
+@settings(deadline=None)
 @given(anything)
 def test_what_is_written_has_protobufs_form_but_for_enum_names(message: Message) -> None:
     expected = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
@@ -138,6 +141,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+@settings(deadline=None)
 @given(FLOAT32)
 def test_floats_are_as_short_as_they_can_be_and_read_back(value: float) -> None:
     short = shortest_float(value)
@@ -291,7 +295,7 @@ def test_bytes_are_strict_base64() -> None:
         CODEC.decode(b'{"sample":"not base64!"}', records_pb2.ThreatEventRecord())
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 6))
 def test_a_mutated_body_is_read_or_refused_but_never_breaks(source: random.Random, edits: int) -> None:
     body = bytearray(json.dumps(event()).encode())
