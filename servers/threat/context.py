@@ -1,6 +1,7 @@
 """What is usual for a person besides typing and mouse: places, networks, devices, views, rates and rights.
 
-Everything here is learnt from events that were judged the person's own, is bounded in size and holds digests in place of names.
+Everything here is learnt from events that were judged the person's own, is bounded in size and holds digests in place
+of names.
 """
 
 from __future__ import annotations

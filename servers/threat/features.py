@@ -44,8 +44,9 @@ _FED_BY: Final = {
     "session_duration": ("session_duration",),
 }
 
-# How much of the risk a feature can carry when it is fully raised. Behaviour leads: it is what was measured and evaluated on people;
-# the context weights are set by judgement, low enough that none of them alone makes an event a threat.
+# How much of the risk a feature can carry when it is fully raised. Behaviour leads: it is what was measured and
+# evaluated on people; the context weights are set by judgement, low enough that none of them alone makes an event a
+# threat.
 _WEIGHTS: Final = {
     "user_behavior_score": 0.70,
     "network_activity": 0.10,
@@ -114,8 +115,9 @@ def simulated_features(fields: frozenset[str]) -> tuple[str, ...]:
 def preliminary_risk(features: FeatureVector, *, behavior_known: float) -> float:
     """Risk by the 15 features alone, 0 to 1.
 
-    Independent pieces of evidence, each between its neutral value and its worst, joined as "at least one is right" (noisy or).
-    Simulated features carry nothing. `behavior_known` (0 to 1) says how far the baseline is learnt: behaviour counts that much.
+    Independent pieces of evidence, each between its neutral value and its worst, joined as "at least one is right"
+    (noisy or). Simulated features carry nothing. `behavior_known` (0 to 1) says how far the baseline is learnt:
+    behaviour counts that much.
     """
     safe = 1.0 - _LEAST_RISK
     for name, value in zip(FEATURES, features.values, strict=True):

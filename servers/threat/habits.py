@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -93,13 +94,14 @@ class Paths:
     def anomaly(self, views: Sequence[str], least_learnt: int) -> float | None:
         """How unlikely a path is: 0 usual to 1 never seen, or None while too little is known or nothing was visited.
 
-        The mean over the steps of -log2 p(next | view), with add-half smoothing, on a scale where six bits are certain news.
+        The mean over the steps of -log2 p(next | view), with add-half smoothing, on a scale where six bits are certain
+        news.
         """
         if len(views) < 2 or self.learnt < least_learnt:
             return None
         names = [digest(view) for view in views]
         bits = 0.0
-        for source, target in zip(names, names[1:], strict=False):
+        for source, target in pairwise(names):
             seen = self.steps.count(source + target)
             total = self.sources.count(source)
             bits -= math.log2((seen + 0.5) / (total + 0.5 * 64))
@@ -108,7 +110,7 @@ class Paths:
     def learn(self, views: Sequence[str]) -> None:
         """Count the steps of a path."""
         names = [digest(view) for view in views]
-        for source, target in zip(names, names[1:], strict=False):
+        for source, target in pairwise(names):
             self.steps.learn(source + target)
             self.sources.learn(source)
             self.learnt = min(self.learnt + 1, _MAX_COUNT)

@@ -6,7 +6,8 @@
     metrics:morpheus:throughput  list, newest first: results a second
     session:{sessionId}          a trial's session
 
-Nothing waits for Redis. What cannot be written is dropped, and when Redis is back the view is built again from PostgreSQL.
+Nothing waits for Redis. What cannot be written is dropped, and when Redis is back the view is built again from
+PostgreSQL.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class RedisMirror:
         return {"memory_usage": str(info["used_memory_human"])}
 
     async def start_session(self, session_id: str, user_id: str, expires_at: datetime) -> None:
-        """Keep a trial's session in the document's form until it expires; without Redis the trial works all the same."""
+        """Keep a trial's session in the document's form until it expires; without Redis the trial works all the
+        same.
+        """
         now = datetime.now(UTC)
         session = {
             "userId": user_id,
@@ -149,7 +152,8 @@ class RedisMirror:
                         continue
                     rebuilt = time.monotonic()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._ready.wait(), _REFRESH_SECONDS)
+                    async with asyncio.timeout(_REFRESH_SECONDS):
+                        await self._ready.wait()
                 self._ready.clear()
                 while self._waiting and not self._behind:
                     await self._write()

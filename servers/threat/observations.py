@@ -1,9 +1,12 @@
-"""One observation of a person at work, as the domain sees it, and the rules that a message's field rules cannot express."""
+"""One observation of a person at work, as the domain sees it, and the rules that a message's field rules cannot
+express.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -134,13 +137,11 @@ def stroke_problem(
     """What is wrong with the columns of a stretch of pointer movement, or None."""
     if not len(time_ms) == len(x_px) == len(y_px) == len(actions):
         return "columns must have the same number of items"
-    if time_ms[0] != 0:
-        return "time_ms must start at 0"
-    if time_ms[-1] > _MAX_STROKE_MS:
-        return "time_ms must be at most 600000"
-    if any(later < earlier for earlier, later in zip(time_ms, time_ms[1:], strict=False)):
+    if time_ms[0] != 0 or time_ms[-1] > _MAX_STROKE_MS:
+        return "time_ms must start at 0 and end at 600000 or before"
+    if any(later < earlier for earlier, later in pairwise(time_ms)):
         return "time_ms must never fall"
-    if max(max(x_px), -min(x_px), max(y_px), -min(y_px)) > _MAX_PIXELS:
+    if any(not -_MAX_PIXELS <= pixel <= _MAX_PIXELS for column in (x_px, y_px) for pixel in (min(column), max(column))):
         return "x_px and y_px must be within 100000 of the first point"
     if max(actions) > 7 or min(actions) < 0:  # PointerAction's last value
         return "actions must be known values"
@@ -150,7 +151,9 @@ def stroke_problem(
 def keystroke_problem(
     key_classes: Sequence[int], hold_ms: Sequence[float], flight_ms: Sequence[float], touch: Sequence[Sequence[float]]
 ) -> str | None:
-    """What is wrong with the columns of a run of keystrokes, or None. `touch` holds pressure and contact size, either may be empty."""
+    """What is wrong with the columns of a run of keystrokes, or None. `touch` holds pressure and contact size, either
+    may be empty.
+    """
     if not len(key_classes) == len(hold_ms) == len(flight_ms):
         return "columns must have the same number of items"
     if max(key_classes) > 9 or min(key_classes) < 0:  # KeyClass's last value

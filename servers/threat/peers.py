@@ -40,8 +40,8 @@ _QUEUE_KBYTES: Final = 65_536
 class BrokerProducer:
     """Sends records and tells when the broker has them.
 
-    librdkafka reports deliveries to whoever polls it. A thread does; it hands the reports of one poll to the loop in one call, because
-    waking the loop once for each message costs more than the message.
+    librdkafka reports deliveries to whoever polls it. A thread does; it hands the reports of one poll to the loop in
+    one call, because waking the loop once for each message costs more than the message.
     """
 
     def __init__(self, bootstrap: str, *, queue: int, within_seconds: float, linger_ms: float, client_id: str) -> None:
@@ -76,7 +76,8 @@ class BrokerProducer:
         return len(self._producer)
 
     def send(self, topic: str, record: BrokerRecord, done: asyncio.Future[None]) -> None:
-        """Queue a record; `done` is done when all of the broker's replicas have it, or holds a `MeshError` that callers may see.
+        """Queue a record; `done` is done when all of the broker's replicas have it, or holds a `MeshError` that
+        callers may see.
 
         Raises:
             MeshError: OVERLOADED, the queue is full.
@@ -141,10 +142,10 @@ class AlertBatch:
 class AlertConsumer:
     """Reads the alerts topic in batches; one thread of its own does all that blocks.
 
-    The document says `autoOffsetReset: latest`. That holds for a group without a committed position and would skip every alert that was
-    published before its first commit: results of accepted events would be missing after a first start or a crash. The position is therefore
-    committed after each stored batch, and where there is none, reading begins with the earliest alert. Results that are stored already
-    are recognised by their event id.
+    The document says `autoOffsetReset: latest`. That holds for a group without a committed position and would skip
+    every alert that was published before its first commit: results of accepted events would be missing after a first
+    start or a crash. The position is therefore committed after each stored batch, and where there is none, reading
+    begins with the earliest alert. Results that are stored already are recognised by their event id.
     """
 
     def __init__(
@@ -192,7 +193,9 @@ class AlertConsumer:
         return await self._run(self._fetch)
 
     async def commit(self, batch: AlertBatch) -> None:
-        """Remember that everything up to this batch is stored. A position that is lost costs only a second look at stored results."""
+        """Remember that everything up to this batch is stored. A position that is lost costs only a second look at
+        stored results.
+        """
         await self._run(self._commit, batch)
 
     async def keep_alive(self) -> None:
@@ -217,7 +220,8 @@ class AlertConsumer:
         return AlertBatch(tuple(_origin(message) for message in messages if _is_data(message)))
 
     def _leave(self) -> None:
-        # The embedded broker (tansu 0.6) never lets anybody into a group again that a member left while joining: join first.
+        # The embedded broker (tansu 0.6) never lets anybody into a group again that a member left while joining: join
+        # first.
         end = time.monotonic() + self._session_s
         self._consumer.pause(self._consumer.assignment())
         while not self._consumer.assignment() and time.monotonic() < end:

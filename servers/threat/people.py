@@ -1,8 +1,9 @@
 """People's states in memory: loaded once, changed by each result in the stream's order, written behind.
 
-A state is the fold of a person's stored results. It names the position up to which results are in it, so that nothing is lost when it was
-not written before the process died, or when another instance wrote it: whoever loads it folds in what is stored since. What an instance alone
-knows of an event (its context) is learnt by that instance, and folded in again when another one wrote first.
+A state is the fold of a person's stored results. It names the position up to which results are in it, so that nothing
+is lost when it was not written before the process died, or when another instance wrote it: whoever loads it folds in
+what is stored since. What an instance alone knows of an event (its context) is learnt by that instance, and folded in
+again when another one wrote first.
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ class People:
         return found
 
     def remember(self, event_id: str, evidence: Evidence) -> None:
-        """Keep what only this process knows of an event until its result comes back; the oldest is forgotten when there is too much."""
+        """Keep what only this process knows of an event until its result comes back; the oldest is forgotten when
+        there is too much.
+        """
         self._evidence[event_id] = evidence
         if len(self._evidence) > self._evidence_capacity:
             self._evidence.popitem(last=False)
@@ -160,7 +163,8 @@ class People:
             del self._evidence[event_id]
 
     async def save(self, admits: Callable[[Person], bool] = lambda _: True) -> int:
-        """Write the states that changed; returns how many people were written by somebody else first and were read again.
+        """Write the states that changed; returns how many people were written by somebody else first and were read
+        again.
 
         Raises:
             psycopg.Error: the store is away; what was not written stays to be written.
@@ -228,7 +232,7 @@ class People:
     def _finish(self, user_id: str, person: Person | None, error: BaseException | None) -> None:
         loading = self._loading.pop(user_id)
         if error is not None:
-            loading.done.set_exception(error if isinstance(error, Exception) else asyncio.TimeoutError())
+            loading.done.set_exception(error if isinstance(error, Exception) else TimeoutError())
             loading.done.exception()  # nobody else may be waiting
             return
         if person is not None:
@@ -278,7 +282,7 @@ def _state(row: StoredProfile) -> PersonState:
         return PersonState.from_json(row.baseline, row.anomaly_threshold)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         # A person whose state cannot be read must not be locked out of being watched: enrol them anew.
-        _log.error("a stored profile is damaged and is learnt anew", extra={"cause": type(error).__name__})  # noqa: TRY400
+        _log.error("a stored profile is damaged and is learnt anew", extra={"cause": type(error).__name__})
         return PersonState(anomaly_threshold=row.anomaly_threshold)
 
 

@@ -2,14 +2,15 @@
 
 **Who may teach.** A baseline that anybody can teach protects nobody, so an event teaches only when all of this holds:
 
-* After enrolment: the pipeline judged it normal, the person's running risk was normal before it (an intruder's lucky event teaches
-  nothing), its session has never been judged a threat, and its context does not speak against the person.
-* During enrolment, when scores are indicative only: the event belongs to the enrolling session, or to another one on the same device or
-  with a strong biometric check; it fits what has been learnt so far; it is not confidently judged a threat. Partial enrolment by a session
-  that went away is forgotten, never mixed with that of a stranger to it.
+* After enrolment: the pipeline judged it normal, the person's running risk was normal before it (an intruder's lucky
+  event teaches nothing), its session has never been judged a threat, and its context does not speak against the person.
+* During enrolment, when scores are indicative only: the event belongs to the enrolling session, or to another one on
+  the same device or with a strong biometric check; it fits what has been learnt so far; it is not confidently judged a
+  threat. Partial enrolment by a session that went away is forgotten, never mixed with that of a stranger to it.
 
-What this cannot prevent: whoever is at work from the first event on enrols themself. Enrolment must therefore begin after a strong sign-in;
-`EraseBehavior` starts it again. And a patient intruder who stays normal can shift a mean slowly: the profile limits the step.
+What this cannot prevent: whoever is at work from the first event on enrols themself. Enrolment must therefore begin
+after a strong sign-in; `EraseBehavior` starts it again. And a patient intruder who stays normal can shift a mean
+slowly: the profile limits the step.
 """
 
 from __future__ import annotations
@@ -184,11 +185,14 @@ class PersonState:
         return min(1.0, max(self.behavior.typing_samples, self.behavior.mouse_samples) / SAMPLES_NEEDED)
 
     def apply(self, outcome: Outcome, evidence: Evidence | None, addresses: Addresses) -> bool:
-        """Fold one result in, in the stream's order; a result that is in here already only adds what this process alone knows.
+        """Fold one result in, in the stream's order; a result that is in here already only adds what this process
+        alone knows.
 
         Returns:
             True when the baseline learnt from the event.
         """
+        if outcome.scored_at_s <= self.erased_at_s:
+            return False
         session = digest(outcome.session_id)
         teaches = outcome.verified or self._may_teach(outcome, session)
         learnt = False
@@ -232,9 +236,8 @@ class PersonState:
         return outcome.level is Level.NORMAL and self.risk_score < _RISK_TO_LEARN
 
     def _may_enrol(self, outcome: Outcome, session: str) -> bool:
-        if outcome.level >= Level.THREAT and outcome.confidence >= _SURE:
-            return False
-        if outcome.feature("user_behavior_score", 0.0) > _FITS:
+        surely_threat = outcome.level >= Level.THREAT and outcome.confidence >= _SURE
+        if surely_threat or outcome.feature("user_behavior_score", 0.0) > _FITS:
             return False
         enrolment = self.enrolment
         if not enrolment.session:

@@ -1,4 +1,6 @@
-"""Where a person is, and whether it can be them: addresses that say nothing, distances, and travel that is not possible."""
+"""Where a person is, and whether it can be them: addresses that say nothing, distances, and travel that is not
+possible.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ class AddressKind(Enum):
 class Addresses:
     """Tells kinds of addresses apart and names the network that an address belongs to.
 
-    Remembers the answers for the last few thousand addresses, because parsing one costs more than all else that is done with it.
+    Remembers the answers for the last few thousand addresses, because parsing one costs more than all else that is
+    done with it.
     """
 
     def __init__(self, anonymizers: Sequence[str] = ()) -> None:
@@ -87,7 +90,7 @@ class Addresses:
         prefix = 24 if ip.version == 4 else 48
         return kind, str(ipaddress.ip_network((ip, prefix), strict=False))
 
-    def _kind_of(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> AddressKind:  # noqa: PLR0911 - one return a kind
+    def _kind_of(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> AddressKind:
         if ip.is_loopback:
             return AddressKind.LOOPBACK
         if ip.is_link_local:
@@ -125,8 +128,8 @@ def distance_km(latitude_a: float, longitude_a: float, latitude_b: float, longit
 def is_informative(place: Place | None, kind: AddressKind) -> bool:
     """Whether a place says anything about where the person is.
 
-    A private or shared address is the same everywhere, an anonymizer's place is its exit's, and a radius of a continent fits anybody.
-    An unknown address does not speak against a place that a device measured itself.
+    A private or shared address is the same everywhere, an anonymizer's place is its exit's, and a radius of a
+    continent fits anybody. An unknown address does not speak against a place that a device measured itself.
     """
     if place is None or place.anonymizer or place.accuracy_km > _USELESS_RADIUS_KM:
         return False

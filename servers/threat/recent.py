@@ -1,7 +1,7 @@
 """Event ids seen lately: the same event twice counts once, one id for two events is refused.
 
-This is the first, cheap line, in this process's bounded memory. Across restarts and instances the primary key of the stored results
-decides: of all copies of an event, one result is stored.
+This is the first, cheap line, in this process's bounded memory. Across restarts and instances the primary key of the
+stored results decides: of all copies of an event, one result is stored.
 """
 
 from __future__ import annotations

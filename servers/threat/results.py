@@ -1,8 +1,8 @@
 """A result's way in: alerts from the broker, once each, into PostgreSQL and from there to everybody.
 
-A batch's order of steps makes "exactly one stored result" of at-least-once delivery: store in one transaction (what is stored already is
-skipped by its event id), hand on, dead-letter what cannot be used, and only then commit the consumer's position. A crash anywhere repeats the
-batch; repeating it changes nothing.
+A batch's order of steps makes "exactly one stored result" of at-least-once delivery: store in one transaction (what is
+stored already is skipped by its event id), hand on, dead-letter what cannot be used, and only then commit the
+consumer's position. A crash anywhere repeats the batch; repeating it changes nothing.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ class ResultConsumer:
             await self._until_stored(alerts)
 
     async def _until_stored(self, alerts: list[tuple[Origin, Alert]]) -> None:
-        """Try until the batch is stored: it must not be lost, and what follows must not overtake it. Health reports the database meanwhile."""
+        """Try until the batch is stored: it must not be lost, and what follows must not overtake it. Health reports
+        the database meanwhile.
+        """
         pause = _FIRST_PAUSE
         while True:
             try:

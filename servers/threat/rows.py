@@ -112,11 +112,13 @@ def microseconds(moment: datetime) -> int:
 
 
 def from_microseconds(value: int) -> datetime:
+    """The moment that `microseconds` named."""
     seconds, rest = divmod(value, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
 def alert_row(alert: Alert) -> dict[str, Any]:
+    """A result as JSON, with the names that the store's insert reads."""
     return {
         "event_id": alert.event_id,
         "user_id": alert.user_id,
@@ -143,6 +145,7 @@ def alert_row(alert: Alert) -> dict[str, Any]:
 
 
 def stored_alert(row: dict[str, Any]) -> StoredAlert:
+    """A row of `threat_events` as the store selects it."""
     alert = Alert(
         event_id=row["event_id"],
         user_id=row["user_id"],
@@ -171,6 +174,7 @@ def stored_alert(row: dict[str, Any]) -> StoredAlert:
 
 
 def stored_event(row: dict[str, Any]) -> StoredEvent:
+    """A row of `threat_events` with its verdict."""
     verdict = None
     if row["verdict_kind"] is not None:
         verdict = StoredVerdict(
@@ -180,6 +184,7 @@ def stored_event(row: dict[str, Any]) -> StoredEvent:
 
 
 def profile_row(write: ProfileWrite) -> dict[str, Any]:
+    """A profile as JSON, with the names that the store's upsert reads."""
     state = write.state
     return {
         "user_id": write.user_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -106,8 +106,10 @@ class ThreatService(ThreatServiceServicer):
         position = _resume(request.resume_token, call.organization_id) if request.resume_token else None
         begin = await self._hub.start(position)
         await context.send_initial_metadata(((RESUME_KEY, resume_token(call.organization_id, begin)),))
-        async for result in self._hub.follow(wanted, begin):
-            yield messages.watch_response(result)
+        # Closed at once when the caller leaves: its place among the readers is another's.
+        async with aclosing(self._hub.follow(wanted, begin)) as results:
+            async for result in results:
+                yield messages.watch_response(result)
 
     async def GetRiskProfile(  # noqa: N802
         self, request: pb.GetRiskProfileRequest, context: Context

@@ -58,7 +58,9 @@ class ThreatSettings(MeshSettings):
     save_seconds: float = Field(default=1.0, gt=0, le=60)
     """Time between two writings of changed profiles."""
     alerts_session_seconds: float = Field(default=6.0, ge=0.5, le=300)
-    """After this much silence the group takes a dead instance's partitions; the embedded broker lets a newcomer in after half of it."""
+    """After this much silence the group takes a dead instance's partitions; the embedded broker lets a newcomer in
+    after half of it.
+    """
     alert_batch: int = Field(default=512, ge=1, le=10_000)
     """Alerts that are stored in one transaction at most."""
     alert_window_ms: float = Field(default=3.0, ge=0, le=1000)

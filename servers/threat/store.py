@@ -1,9 +1,10 @@
 """PostgreSQL, the truth about results and profiles. All SQL of the threat service is here.
 
-Tables and columns come from `infra/postgres/migrations/main`. Used of `behaviorguard.users`: user_id, email, organization_id, status,
-trial_expires_at. Used of `ai_services.threat_events`: all; `event_data` holds `{"sample": base64, "evidence_version": n}`. Used of
-`ai_services.behavioral_profiles`: user_id, organization_id, baseline_behavior (`PersonState.to_json`), risk_score, last_analysis,
-anomaly_threshold, evidence_version, last_threat_score, last_anomaly, session_count, average_session_seconds, revision.
+Tables and columns come from `infra/postgres/migrations/main`. Used of `behaviorguard.users`: user_id, email,
+organization_id, status, trial_expires_at. Used of `ai_services.threat_events`: all; `event_data` holds `{"sample":
+base64, "evidence_version": n}`. Used of `ai_services.behavioral_profiles`: user_id, organization_id, baseline_behavior
+(`PersonState.to_json`), risk_score, last_analysis, anomaly_threshold, evidence_version, last_threat_score,
+last_anomaly, session_count, average_session_seconds, revision.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from servers.threat.tokens import PageStart
 
 CHANNEL: Final = "bg_threat_alerts"
-"""Notifications: `alerts <instance> <last position>` after a stored batch, `erased <instance> <user id>` after an erasure."""
+"""Notifications: `alerts <instance> <last position>` after a stored batch, `erased <instance> <user id>` after an
+erasure.
+"""
 
 _CONNECT_SECONDS: Final = 5
 _STATEMENT_MS: Final = 10_000
@@ -54,23 +57,28 @@ _COLUMNS: Final = """
     e.pattern_anomaly_score::float8, e.ml_confidence::float8, e.processing_time_ms, e.morpheus_pipeline_version,
     e.features, e.simulated_features, e.reasons, e.model_versions, e.recommendations, e.occurred_at, e.processed_at,
     e.created_at, e.stream_position, e.verdict_kind::text, e.verdict_note, e.verdict_analyst, e.verdict_recorded_at,
-    coalesce(e.event_data->>'sample', '') AS sample, coalesce((e.event_data->>'evidence_version')::int, 0) AS evidence_version
+    coalesce(e.event_data->>'sample', '') AS sample,
+    coalesce((e.event_data->>'evidence_version')::int, 0) AS evidence_version
 """
 
 _INSERT: Final = """
 INSERT INTO ai_services.threat_events (
     event_id, user_id, session_id, organization_id, correlation_id, threat_score, threat_level, anomaly_score,
-    sequence_threat_score, pattern_anomaly_score, ml_confidence, processing_time_ms, morpheus_pipeline_version, event_data,
-    recommendations, processed_at, occurred_at, accepted_at, features, simulated_features, reasons, model_versions)
-SELECT r.event_id, u.user_id, r.session_id, u.organization_id, r.correlation_id, r.threat_score, r.threat_level::threat_level_enum,
-    r.anomaly_score, r.sequence_threat_score, r.pattern_anomaly_score, r.ml_confidence, r.processing_time_ms, r.pipeline_version,
-    r.event_data, r.recommendations, r.scored_at, r.occurred_at,
-    r.scored_at - r.processing_time_ms * interval '1 millisecond', r.features, r.simulated_features, r.reasons, r.model_versions
+    sequence_threat_score, pattern_anomaly_score, ml_confidence, processing_time_ms, morpheus_pipeline_version,
+    event_data, recommendations, processed_at, occurred_at, accepted_at, features, simulated_features, reasons,
+    model_versions)
+SELECT r.event_id, u.user_id, r.session_id, u.organization_id, r.correlation_id, r.threat_score,
+r.threat_level::threat_level_enum,
+    r.anomaly_score, r.sequence_threat_score, r.pattern_anomaly_score, r.ml_confidence, r.processing_time_ms,
+    r.pipeline_version, r.event_data, r.recommendations, r.scored_at, r.occurred_at,
+    r.scored_at - r.processing_time_ms * interval '1 millisecond', r.features, r.simulated_features, r.reasons,
+    r.model_versions
 FROM json_to_recordset(%(rows)s::json) AS r(
-    event_id uuid, user_id uuid, session_id uuid, organization_id uuid, correlation_id uuid, threat_score numeric, threat_level text,
-    anomaly_score numeric, sequence_threat_score numeric, pattern_anomaly_score numeric, ml_confidence numeric,
-    processing_time_ms int, pipeline_version text, event_data jsonb, recommendations text[], scored_at timestamptz,
-    occurred_at timestamptz, features jsonb, simulated_features text[], reasons jsonb, model_versions jsonb, place bigint)
+    event_id uuid, user_id uuid, session_id uuid, organization_id uuid, correlation_id uuid, threat_score numeric,
+    threat_level text, anomaly_score numeric, sequence_threat_score numeric, pattern_anomaly_score numeric,
+    ml_confidence numeric, processing_time_ms int, pipeline_version text, event_data jsonb, recommendations text[],
+    scored_at timestamptz, occurred_at timestamptz, features jsonb, simulated_features text[], reasons jsonb,
+    model_versions jsonb, place bigint)
 JOIN behaviorguard.users u ON u.user_id = r.user_id AND u.organization_id = r.organization_id
 ORDER BY r.place
 ON CONFLICT (event_id) DO NOTHING
@@ -132,7 +140,8 @@ class Store:
         """Store results in one transaction, in order, and notify the other instances.
 
         Returns:
-            What is new, by position. Missing are results that are stored already and those of people who do not exist (any more).
+            What is new, by position. Missing are results that are stored already and those of people who do not exist
+            (any more).
         """
         if not alerts:
             return []
@@ -166,7 +175,9 @@ class Store:
     async def alerts_after(
         self, position: int, upto: int, wanted: StreamFilter | None, limit: int
     ) -> list[StoredAlert]:
-        """Results with a position in (`position`, `upto`], oldest first, at most `limit`; all organisations' when `wanted` is None."""
+        """Results with a position in (`position`, `upto`], oldest first, at most `limit`; all organisations' when
+        `wanted` is None.
+        """
         where = ["e.stream_position > %(after)s", "e.stream_position <= %(upto)s"]
         parameters: dict[str, Any] = {"after": position, "upto": upto, "limit": limit}
         if wanted is None:
@@ -227,7 +238,8 @@ class Store:
                 WITH before AS (
                     SELECT event_id, verdict_kind FROM ai_services.threat_events
                     WHERE event_id = %(event)s AND organization_id = %(organization)s FOR UPDATE)
-                UPDATE ai_services.threat_events e SET verdict_kind = %(kind)s::verdict_kind_enum, verdict_note = %(note)s,
+                UPDATE ai_services.threat_events e SET verdict_kind = %(kind)s::verdict_kind_enum, verdict_note =
+                %(note)s,
                     verdict_analyst = %(analyst)s, verdict_recorded_at = %(at)s
                 FROM before b WHERE e.event_id = b.event_id RETURNING coalesce(b.verdict_kind::text, '') AS before
                 """,
@@ -258,13 +270,14 @@ class Store:
             return [StoredProfile(**row) for row in await cursor.fetchall()]
 
     async def results_since(self, places: Sequence[tuple[str, int, datetime]]) -> dict[str, list[StoredAlert]]:
-        """What is stored of people after a position and time each, oldest first; the last few hundred when there are more.
+        """What is stored of people after a position and time each, oldest first; the last few hundred when there are
+        more.
 
         The time only bounds the search: it must be before the result at the position was stored.
         """
         source = f"""
-            SELECT {_COLUMNS} FROM unnest(%(users)s::uuid[], %(positions)s::bigint[], %(times)s::timestamptz[]) AS p(user_id, position, since)
-            CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM unnest(%(users)s::uuid[], %(positions)s::bigint[], %(times)s::timestamptz[]) AS
+            p(user_id, position, since) CROSS JOIN LATERAL (
                 SELECT * FROM ai_services.threat_events t
                 WHERE t.user_id = p.user_id AND t.created_at >= p.since AND t.stream_position > p.position
                 ORDER BY t.stream_position DESC LIMIT %(limit)s) AS e
@@ -286,23 +299,28 @@ class Store:
         """Write profiles over the revisions that they were read at.
 
         Returns:
-            The new revisions. People who are missing were written by somebody else since, or do not exist any more: read them again.
+            The new revisions. People who are missing were written by somebody else since, or do not exist any more:
+            read them again.
         """
         # Before the first await: the states go on changing meanwhile.
         rows = orjson.dumps([profile_row(write) for write in writes]).decode()
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 """
-                INSERT INTO ai_services.behavioral_profiles AS p (user_id, organization_id, baseline_behavior, risk_score, last_analysis,
+                INSERT INTO ai_services.behavioral_profiles AS p (user_id, organization_id, baseline_behavior,
+                risk_score, last_analysis,
                     evidence_version, last_threat_score, last_anomaly, session_count, average_session_seconds, revision)
-                SELECT u.user_id, u.organization_id, r.baseline, r.risk, r.analysed, r.evidence_version, r.last_score, r.anomaly,
+                SELECT u.user_id, u.organization_id, r.baseline, r.risk, r.analysed, r.evidence_version, r.last_score,
+                r.anomaly,
                     r.sessions, r.seconds, r.revision + 1
-                FROM json_to_recordset(%(rows)s::json) AS r(user_id uuid, organization_id uuid, baseline jsonb, risk numeric,
-                    analysed timestamptz, evidence_version int, last_score numeric, anomaly timestamptz, sessions int, seconds real,
-                    revision bigint)
+                FROM json_to_recordset(%(rows)s::json) AS r(user_id uuid, organization_id uuid, baseline jsonb, risk
+                numeric,
+                    analysed timestamptz, evidence_version int, last_score numeric, anomaly timestamptz, sessions int,
+                    seconds real, revision bigint)
                 JOIN behaviorguard.users u ON u.user_id = r.user_id AND u.organization_id = r.organization_id
                 ORDER BY u.user_id
-                ON CONFLICT (user_id) DO UPDATE SET baseline_behavior = excluded.baseline_behavior, risk_score = excluded.risk_score,
+                ON CONFLICT (user_id) DO UPDATE SET baseline_behavior = excluded.baseline_behavior, risk_score =
+                excluded.risk_score,
                     last_analysis = excluded.last_analysis, evidence_version = excluded.evidence_version,
                     last_threat_score = excluded.last_threat_score, last_anomaly = excluded.last_anomaly,
                     session_count = excluded.session_count, average_session_seconds = excluded.average_session_seconds,
@@ -315,7 +333,9 @@ class Store:
             return {row["user_id"]: int(row["revision"]) for row in await cursor.fetchall()}
 
     async def erase(self, user_id: str, empty: PersonState) -> int:
-        """Erase a person's results and replace their profile by `empty`, in one transaction; returns how many results there were."""
+        """Erase a person's results and replace their profile by `empty`, in one transaction; returns how many results
+        there were.
+        """
         async with self._pool.connection() as connection, connection.transaction():
             cursor = await connection.execute("DELETE FROM ai_services.threat_events WHERE user_id = %s", (user_id,))
             erased = cursor.rowcount
@@ -324,8 +344,9 @@ class Store:
                 INSERT INTO ai_services.behavioral_profiles AS p (user_id, organization_id, baseline_behavior)
                 SELECT user_id, organization_id, %(baseline)s::jsonb FROM behaviorguard.users WHERE user_id = %(user)s
                 ON CONFLICT (user_id) DO UPDATE SET baseline_behavior = excluded.baseline_behavior, risk_score = 0.5,
-                    last_analysis = NULL, last_threat_score = NULL, last_anomaly = NULL, baseline_vectors = NULL, session_count = 0,
-                    average_session_seconds = 0, pattern_fingerprint = NULL, revision = p.revision + 1, updated_at = now()
+                    last_analysis = NULL, last_threat_score = NULL, last_anomaly = NULL, baseline_vectors = NULL,
+                    session_count = 0, average_session_seconds = 0, pattern_fingerprint = NULL,
+                    revision = p.revision + 1, updated_at = now()
                 """,
                 {"user": user_id, "baseline": orjson.dumps(empty.to_json()).decode()},
             )
@@ -357,7 +378,8 @@ class Store:
             cursor = await connection.execute(
                 """
                 DELETE FROM behaviorguard.users WHERE user_id IN (
-                    SELECT user_id FROM behaviorguard.users WHERE trial_expires_at <= %s ORDER BY trial_expires_at LIMIT %s)
+                    SELECT user_id FROM behaviorguard.users WHERE trial_expires_at <= %s ORDER BY trial_expires_at
+                    LIMIT %s)
                 AND trial_expires_at <= %s RETURNING user_id::text
                 """,
                 (now, limit, now),

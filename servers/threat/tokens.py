@@ -1,7 +1,8 @@
 """Opaque tokens: where a reader of the alert stream was, and where a list's next page begins.
 
-A token is bound to what it was issued for (organisation, filter) by a digest, so that it cannot be used with anything else by mistake. It is
-not a secret and grants nothing: every query applies the caller's organisation and person again, whatever the token says.
+A token is bound to what it was issued for (organisation, filter) by a digest, so that it cannot be used with anything
+else by mistake. It is not a secret and grants nothing: every query applies the caller's organisation and person again,
+whatever the token says.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The alert stream inside one process: every stored result in the stream's order, to everybody who follows it here.
 
-Results that this process stored arrive by `publish`, right after their transaction; those of other instances by the database's notifications.
-Whatever is not the very next position is read from the database, so that the order never breaks and nothing is missed.
+Results that this process stored arrive by `publish`, right after their transaction; those of other instances by the
+database's notifications. Whatever is not the very next position is read from the database, so that the order never
+breaks and nothing is missed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import psycopg
@@ -19,7 +21,7 @@ from servers.mesh.errors import MeshError
 from servers.threat.store import CHANNEL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from servers.threat.rows import StoredAlert, StreamFilter
 
@@ -91,7 +93,9 @@ class AlertHub:
         on_results: Callable[[Sequence[StoredAlert]], None],
         on_erased: Callable[[str], None],
     ) -> None:
-        """`on_results` gets every result in the stream's order; `on_erased` every person that another instance erased."""
+        """`on_results` gets every result in the stream's order; `on_erased` every person that another instance
+        erased.
+        """
         self._store = store
         self._dsn = dsn
         self._instance = instance
@@ -133,14 +137,15 @@ class AlertHub:
         """
         if self._position is None:
             try:
-                await asyncio.wait_for(self._found.wait(), _FIND_SECONDS)
+                async with asyncio.timeout(_FIND_SECONDS):
+                    await self._found.wait()
             except TimeoutError:
                 raise _away() from None
         if len(self._readers) >= self._most_readers:
             raise MeshError(ErrorReason.ERROR_REASON_OVERLOADED, "too many readers follow alerts", retry_after_s=5.0)
         return (self._position or 0) if after is None else after
 
-    async def follow(self, wanted: StreamFilter, position: int) -> AsyncIterator[StoredAlert]:
+    async def follow(self, wanted: StreamFilter, position: int) -> AsyncGenerator[StoredAlert]:
         """Results that a reader wants: those after `position`, then each as it is stored.
 
         Raises:
@@ -220,10 +225,10 @@ class AlertHub:
     async def close_gaps(self) -> None:
         """Read what `publish` could not hand out itself, for as long as the service runs."""
         while True:
-            try:
-                await asyncio.wait_for(self._behind.wait(), _QUIET_SECONDS)
-            except TimeoutError:
-                pass  # look anyway: a result of ours may have been stored without being published
+            # Look also when nothing was said: a result of ours may have been stored without being published.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_QUIET_SECONDS):
+                    await self._behind.wait()
             self._behind.clear()
             try:
                 while self._position is not None and self._position < self._announced:

@@ -1,10 +1,11 @@
-"""What `AnalyzeRealtime` costs: a bare echo on the same server stack (mesh, mTLS, uvloop) and the whole service, alternating in one run.
+"""What `AnalyzeRealtime` costs: a bare echo on the same server stack (mesh, mTLS, uvloop) and the whole service,
+alternating in one run.
 
     python -m tests.bench.threat_analyze [--json] [--rounds 3] [--seconds 3]
 
-Whole means: validation, known person, duplicates, sample, deviations, 15 features, preliminary risk, record, and the broker's acknowledgement.
-Stores and broker are real and run on the same machine as server and load. `rate_ratio` is calls a second of the service over calls a second of
-the echo; the target is a half.
+Whole means: validation, known person, duplicates, sample, deviations, 15 features, preliminary risk, record, and the
+broker's acknowledgement. Stores and broker are real and run on the same machine as server and load. `rate_ratio` is
+calls a second of the service over calls a second of the echo; the target is a half.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ ENROL_EVENTS = 14
 
 def _stores(stack: ExitStack, folder: Path) -> Stores:
     """Real stores in a folder, stopped with the stack."""
+    folder.chmod(0o711)  # PostgreSQL runs as an unprivileged account when the bench runs as root
     deadline = time.monotonic() + 60
     secrets = folder / "secrets"
     database = PostgresServer(
@@ -73,7 +75,9 @@ def _stores(stack: ExitStack, folder: Path) -> Stores:
 
 
 def _events(stores: Stores, people: int) -> Iterator[list[bytes]]:
-    """Rounds of events, one of each person a round: a phrase of 12 keys and a stretch of 40 pointer positions; ids are the server's choice."""
+    """Rounds of events, one of each person a round: a phrase of 12 keys and a stretch of 40 pointer positions; ids are
+    the server's choice.
+    """
     hands = [(Hand(number), stores.person(), f"00000000-0000-4000-8000-{number:012}") for number in range(people)]
     while True:
         yield [hand.event(user, session, event_id="").SerializeToString() for hand, user, session in hands]
@@ -81,7 +85,7 @@ def _events(stores: Stores, people: int) -> Iterator[list[bytes]]:
 
 @asynccontextmanager
 async def _echo(stores: Stores) -> AsyncIterator[int]:
-    binding = ServiceBinding(SERVICE_NAME, threat_grpc.add_ThreatServiceServicer_to_server, Echo())
+    binding = ServiceBinding(SERVICE_NAME, threat_grpc.add_ThreatServiceServicer_to_server, Echo())  # type: ignore[abstract]  # one RPC is called
     server = MeshServer(stores.settings(), [binding], limiter=Unlimited())
     port = await server.start()
     yield port
@@ -102,7 +106,6 @@ async def measure(rounds: int, seconds: float) -> dict[str, Any]:
         kind: {"rate": [], "server_cpu_us": [], "p50_ms": [], "p99_ms": []} for kind in ("echo", "threat")
     }
     with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o711)
         stores = _stores(stack, Path(name))
         caller = pki.issue(stores.pki, "operator")
         events = _events(stores, PEOPLE)

@@ -116,7 +116,7 @@ class StandInPipeline:
         while not self._stop.is_set():
             messages = [m for m in consumer.consume(256, 0.01) if m.error() is None]
             for message in messages:
-                event = orjson.loads(message.value())
+                event = orjson.loads(message.value() or b"")
                 self.seen.append(event)
                 alert = self.judge(event)
                 if alert is not None:
@@ -193,7 +193,7 @@ class RunningThreat:
     stores: Stores
     _open: list[aio.Channel] = field(default_factory=list)
 
-    def stub(self, caller: str = "operator") -> ThreatServiceStub:
+    def stub(self, caller: str = "operator") -> Any:
         """Call as a workload."""
         files = pki.issue(self.stores.pki, caller)
         credentials = grpc.ssl_channel_credentials(

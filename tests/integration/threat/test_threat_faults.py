@@ -1,4 +1,6 @@
-"""What goes wrong around the threat service: nothing accepted is lost, nothing is stored twice, nobody's neighbour suffers."""
+"""What goes wrong around the threat service: nothing accepted is lost, nothing is stored twice, nobody's neighbour
+suffers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import signal
 import sys
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -127,13 +130,12 @@ async def test_without_redis_results_are_stored_and_its_view_is_built_when_it_re
             sent = [(await service.stub().AnalyzeRealtime(hand.event(anna, session))).event_id]
             await take(watch, 1)
             await proxy.cut()
-            for _ in range(3):
-                sent.append((await service.stub().AnalyzeRealtime(hand.event(anna, session))).event_id)
+            sent += [(await service.stub().AnalyzeRealtime(hand.event(anna, session))).event_id for _ in range(3)]
             assert sorted(ids(await take(watch, 3))) == sorted(sent[1:])
             await proxy.mend()
             with redis.Redis.from_url(stores.redis, decode_responses=True) as cache:
                 for event_id in sent:
-                    await eventually(lambda event_id=event_id: cache.zscore("threats:high_risk", f"{anna}:{event_id}"))
+                    await eventually(partial(cache.zscore, "threats:high_risk", f"{anna}:{event_id}"))
                 risk = await eventually(lambda: cache.hgetall(f"behavior:{anna}"))
                 assert float(risk["currentRisk"]) > 0.7
                 assert risk["sessionCount"] == "1"
@@ -155,8 +157,7 @@ async def test_without_the_database_nothing_is_lost(stores: Stores) -> None:
             await take(watch, 1)
             await proxy.cut()
             # Who is known is watched on; the broker keeps the events until the database is back.
-            for _ in range(5):
-                sent.append((await stub.AnalyzeRealtime(hand.event(anna, session))).event_id)
+            sent += [(await stub.AnalyzeRealtime(hand.event(anna, session))).event_id for _ in range(5)]
             try:
                 await stub.GetThreatEvent(pb.GetThreatEventRequest(event_id=sent[0]))
             except aio.AioRpcError as error:
@@ -229,7 +230,7 @@ async def test_a_killed_service_loses_and_repeats_no_accepted_event(stores: Stor
     accepted: set[str] = set()
     stop = asyncio.Event()
 
-    async def send(number: int, stub: ThreatServiceStub) -> None:
+    async def send(number: int, stub: Any) -> None:
         hand, session = Hand(number), str(uuid.uuid4())
         while not stop.is_set():
             request = hand.event(people[number], session)
@@ -247,19 +248,26 @@ async def test_a_killed_service_loses_and_repeats_no_accepted_event(stores: Stor
                 senders = [asyncio.create_task(send(number, ThreatServiceStub(channel))) for number in range(5)]
                 for kill in range(3):
                     goal = (kill + 1) * 150
-                    await eventually(lambda goal=goal: len(accepted) >= goal, within_s=60)
+                    await eventually(partial(_reached, accepted, goal), within_s=60)
                     os.kill(process.pid, signal.SIGKILL)
                     await process.wait()
                     process = await _serve(stores, port, tmp_path)
-                await eventually(lambda: len(accepted) >= 600, within_s=60)
+                await eventually(partial(_reached, accepted, 600), within_s=60)
                 stop.set()
                 await asyncio.gather(*senders)
-                count = "SELECT count(*), count(DISTINCT event_id) FROM ai_services.threat_events WHERE event_id = ANY(%s::uuid[])"
+                count = (
+                    "SELECT count(*), count(DISTINCT event_id) FROM ai_services.threat_events"
+                    " WHERE event_id = ANY(%s::uuid[])"
+                )
                 wanted = list(accepted)
                 await eventually(lambda: stores.rows(count, wanted) == [(len(wanted), len(wanted))], within_s=60)
     finally:
         process.terminate()
         await process.wait()
+
+
+def _reached(accepted: set[str], goal: int) -> bool:
+    return len(accepted) >= goal
 
 
 async def _serve(stores: Stores, port: int, folder: Path) -> asyncio.subprocess.Process:

@@ -38,7 +38,7 @@ TEXTS = ("", "x", "x" * 10_000, "\x00", "é" * 200, "00000000-0000-0000-0000-000
 def _mutate(message: Message, chance: random.Random) -> None:
     """Change one field somewhere in the message to something that its type allows."""
     while True:
-        field = chance.choice(message.DESCRIPTOR.fields)
+        field: FieldDescriptor = chance.choice(list(message.DESCRIPTOR.fields))
         if field.type == FieldDescriptor.TYPE_MESSAGE and chance.random() < 0.9:
             if not field.is_repeated:
                 message = getattr(message, field.name)
@@ -61,7 +61,7 @@ def _mutate(message: Message, chance: random.Random) -> None:
         setattr(message, field.name, _value(field, chance))
 
 
-def _value(field: FieldDescriptor, chance: random.Random) -> Any:  # noqa: PLR0911 - one return a type
+def _value(field: FieldDescriptor, chance: random.Random) -> Any:
     kind = field.cpp_type
     if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
         return chance.choice(FLOATS)
@@ -104,8 +104,8 @@ async def test_malformed_requests_are_refused_with_a_reason_and_harm_nobody(stor
     outcomes: dict[str, int] = {}
     async with running_threat(stores) as service:
         async with aio.secure_channel(f"localhost:{service.port}", credentials) as channel:
-            call = channel.unary_unary(METHOD)
-            stream = channel.stream_stream("/behaviorguard.threat.v1.ThreatService/StreamEvents")()
+            call: Any = channel.unary_unary(METHOD)
+            stream: Any = channel.stream_stream("/behaviorguard.threat.v1.ThreatService/StreamEvents")()
             for number in range(REQUESTS):
                 request = hand.event(anna, session)
                 for _ in range(chance.choice((1, 1, 1, 2, 5))):
@@ -137,11 +137,11 @@ async def _outcome(call: Any, data: bytes) -> str:
     try:
         await call(data, timeout=10)
     except aio.AioRpcError as error:
-        assert error.code() in REFUSALS or _is_unreadable(error), error
+        assert error.code() in REFUSALS or _is_unreadable(error), error  # noqa: PT017 - accepting it is right as well
         details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
         if details is None:
             return "unreadable"
-        status, info = status_pb2.Status.FromString(details), error_details_pb2.ErrorInfo()  # type: ignore[arg-type]
+        status, info = status_pb2.Status.FromString(details), error_details_pb2.ErrorInfo()
         next(detail for detail in status.details if detail.Is(info.DESCRIPTOR)).Unpack(info)
         return info.reason
     return "accepted"

@@ -46,7 +46,7 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[list[Any]]:
     error = caught.value
     assert error.code() is code, error.details()
     details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
-    status = status_pb2.Status.FromString(details)  # type: ignore[arg-type]  # binary metadata is bytes
+    status = status_pb2.Status.FromString(details)
     info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
         if detail.Is(info.DESCRIPTOR):
@@ -202,7 +202,7 @@ async def test_only_a_genuine_verdict_teaches_and_only_once(stores: Stores) -> N
             profile = await stub.GetRiskProfile(pb.GetRiskProfileRequest(user_id=anna), metadata=end_user(anna))
             return int(profile.profile.baseline.typing_samples)
 
-        async def judge(kind: threat_pb2.VerdictKind.ValueType) -> threat_pb2.ThreatEvent:
+        async def judge(kind: threat_pb2.VerdictKind.ValueType) -> Any:
             said = threat_pb2.Verdict(kind=kind, note="looked at", analyst="somebody else")
             request = pb.RecordVerdictRequest(event_id=answer.event_id, verdict=said)
             return (await stub.RecordVerdict(request, metadata=end_user(anna, "analyst"))).event

@@ -117,5 +117,5 @@ async def test_alerts_reach_readers_of_every_instance_in_one_order(stores: Store
                 return int(profile.profile.baseline.typing_samples)
 
             async with asyncio.timeout(10):
-                while [await learnt(one), await learnt(two)] != [40, 40]:
+                while [await learnt(one), await learnt(two)] != [40, 40]:  # noqa: ASYNC110 - only an RPC tells
                     await asyncio.sleep(0.05)

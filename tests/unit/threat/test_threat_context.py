@@ -13,7 +13,7 @@ from servers.threat.baseline import Deviations
 from servers.threat.context import ContextState
 from servers.threat.features import FEATURES, features_of, preliminary_risk
 from servers.threat.observations import Access, Authentication, Context, Observation, Operation, Place
-from servers.threat.places import AddressKind, Addresses, PlaceHistory, distance_km
+from servers.threat.places import Addresses, AddressKind, PlaceHistory, distance_km
 
 HOUR = 3600.0
 BERLIN = Place(52.52, 13.40, 10.0, "DE", False)

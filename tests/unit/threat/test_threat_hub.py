@@ -90,7 +90,7 @@ async def test_a_reader_that_is_too_slow_gets_what_waits_and_is_told_to_resume()
     stream.rows = [stored(position) for position in range(1, 11)]
     hub.publish(stream.rows)
     got = [await first]
-    with pytest.raises(MeshError) as cut:
+    with pytest.raises(MeshError) as cut:  # noqa: PT012 - it is raised after the last of those that wait
         while True:
             got.append(await anext(following))
     assert cut.value.reason == ErrorReason.ERROR_REASON_OVERLOADED
@@ -134,5 +134,5 @@ async def test_what_others_stored_in_between_is_read_and_the_order_holds() -> No
         (StreamFilter(ORGANIZATION, frozenset({ANNA}), Level.NORMAL, "s"), True),
     ],
 )
-def test_filters(wanted: Any, admitted: bool) -> None:  # noqa: FBT001 - pytest hands it over by name
+def test_filters(wanted: Any, admitted: bool) -> None:
     assert wanted.admits(stored(1).alert) is admitted
