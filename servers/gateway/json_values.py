@@ -156,11 +156,12 @@ def scalar_reader(field: FieldDescriptor) -> Scalar:
 def column_reader(field: FieldDescriptor) -> Callable[[list[object]], list[Any]]:
     """What reads a list of scalars: a few C-level passes in the common case, item by item only to name the culprit."""
     read = scalar_reader(field)
-    plain = _plain_column(field)
+    quick = _quick_column(field)
 
     def read_column(values: list[object]) -> list[Any]:
-        if plain(values):
-            return values
+        known = quick(values)
+        if known is not None:
+            return known
         result = []
         for index, value in enumerate(values):
             try:
@@ -172,9 +173,11 @@ def column_reader(field: FieldDescriptor) -> Callable[[list[object]], list[Any]]
     return read_column
 
 
-def _plain_column(field: FieldDescriptor) -> Callable[[list[Any]], bool]:
-    """Says whether a list may go to protobuf as it is."""
+def _quick_column(field: FieldDescriptor) -> Callable[[list[Any]], list[Any] | None]:
+    """Reads a list that holds what it should; None where it has to be looked at item by item."""
     kind = field.cpp_type
+    if field.enum_type is not None:
+        return _quick_enums(_enum_numbers(field.enum_type))
     types: set[type]
     if kind in _INTEGER_RANGES:
         low, high = _INTEGER_RANGES[kind]
@@ -183,12 +186,23 @@ def _plain_column(field: FieldDescriptor) -> Callable[[list[Any]], bool]:
         low, high = -_FLOAT_MAX, _FLOAT_MAX  # type: ignore[assignment]  # integer bounds above, floating ones here
         types = {int, float}
     else:
-        return lambda _values: False
+        return lambda _values: None
 
-    def plain(values: list[Any]) -> bool:
-        return bool(values) and set(map(type, values)) <= types and low <= min(values) and max(values) <= high
+    def quick(values: list[Any]) -> list[Any] | None:
+        good = values and set(map(type, values)) <= types and low <= min(values) and max(values) <= high
+        return values if good else None
 
-    return plain
+    return quick
+
+
+def _quick_enums(numbers: dict[str, int]) -> Callable[[list[Any]], list[Any] | None]:
+    def quick(values: list[Any]) -> list[Any] | None:
+        try:
+            return [numbers[value] for value in values]
+        except (KeyError, TypeError):  # no such name, or no name at all
+            return None
+
+    return quick
 
 
 def query_reader(field: FieldDescriptor) -> Callable[[str], Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from behaviorguard.threat.v1 import behavior_pb2, records_pb2, threat_pb2, threat_service_pb2
-from google.protobuf import json_format
+from google.protobuf import json_format, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
@@ -261,6 +261,36 @@ def test_colons_and_quotes_in_text_do_not_look_like_names() -> None:
     note = 'he said: "it: was me" \\ : {"a":1}'
     CODEC.decode(json.dumps({"verdict": {"kind": "genuine", "note": note}}).encode(), request)
     assert request.verdict.note == note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-31T12:00:00Z",
+        "2026-01-31T12:00:00.123Z",
+        "2026-01-31T12:00:00.123456789Z",
+        "2026-01-31T12:00:00+02:00",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+        "1969-12-31T23:59:59.500Z",
+        "2026-02-30T00:00:00Z",
+        "2026-01-31T24:00:00Z",
+        "2026-01-31T12:00:60Z",
+        "2026-01-31",
+        "٢026-01-31T12:00:00Z",
+        "",
+    ],
+)
+def test_times_are_read_as_protobuf_reads_them(text: str) -> None:
+    expected, request = timestamp_pb2.Timestamp(), threat_service_pb2.AnalyzeRealtimeRequest()
+    body = json.dumps({"timestamp": text}).encode()
+    try:
+        expected.FromJsonString(text)
+    except ValueError:
+        assert refusal(body).path == "timestamp"
+    else:
+        CODEC.decode(body, request)
+        assert request.timestamp == expected
 
 
 def test_two_members_of_a_choice_are_refused() -> None:
