@@ -40,6 +40,12 @@ _CLASS_OF: Final = {
 _LEFT_HAND: Final = frozenset("qwertasdfgzxcvb")
 
 
+_BUTTONS: Final = frozenset((behavior.PRESS, behavior.RELEASE, behavior.SECONDARY_PRESS, behavior.SECONDARY_RELEASE))
+
+SLOW_MS: Final = 109.0
+"""Time between reports of the slow recorders."""
+
+
 class RecordingError(ValueError):
     """The recordings cannot be read; the message says what to do."""
 
@@ -59,6 +65,10 @@ class MouseSession:
 
     name: str
     windows: tuple[MousePath, ...]
+    gap_ms: float
+    """Median time between reports as recorded, milliseconds."""
+    slowed: tuple[MousePath, ...]
+    """The same session as a recorder of about 109 ms would have it; empty where the recorder was slow already."""
     illegal: bool | None
     """True when the labels say that another person was at the mouse; None when they say nothing."""
 
@@ -250,7 +260,27 @@ def _session(path: Path, illegal: bool | None) -> MouseSession:
                 raise RecordingError(
                     f"{path}, line {number}: {error}. Timestamps and positions must be numbers."
                 ) from error
-    return MouseSession(path.name, windows_of(np.array(rows, np.float64).reshape(-1, 4)), illegal)
+    reports = np.array(rows, np.float64).reshape(-1, 4)
+    gaps = np.diff(reports[:, 0])
+    gaps = gaps[(gaps > 0) & (gaps < 300)]
+    gap = float(np.median(gaps)) if len(gaps) else float("nan")
+    slowed = windows_of(_slowed(reports)) if gap < SLOW_MS / 2 else ()
+    return MouseSession(path.name, windows_of(reports), gap, slowed, illegal)
+
+
+def _slowed(reports: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Reports as a slow recorder would have made them: one every 94, 109 or 125 ms, as often as in the slow
+    recordings."""
+    random = np.random.default_rng(0)
+    steps = random.choice((94.0, 109.0, 125.0), len(reports) + 1, p=(0.22, 0.53, 0.25)).tolist()
+    keep, last = [], -np.inf
+    for index, (now, action) in enumerate(zip(reports[:, 0].tolist(), reports[:, 3].astype(int).tolist(), strict=True)):
+        if action in _BUTTONS:
+            keep.append(index)
+        elif now - last >= steps[len(keep)] - 8.0:
+            keep.append(index)
+            last = now
+    return reports[keep]
 
 
 def windows_of(reports: NDArray[np.float64], points: int = WINDOW_POINTS) -> tuple[MousePath, ...]:
@@ -267,13 +297,12 @@ def _thinned(reports: NDArray[np.float64]) -> NDArray[np.float64]:
     """Reports at least `THIN_MS` apart; button presses and releases stay, since people and not devices time them."""
     time = np.maximum.accumulate(reports[:, 0]).tolist()
     actions = reports[:, 3].astype(int).tolist()
-    buttons = {behavior.PRESS, behavior.RELEASE, behavior.SECONDARY_PRESS, behavior.SECONDARY_RELEASE}
     keep, last = [], -np.inf
     for index, (now, action) in enumerate(zip(time, actions, strict=True)):
         if now - last >= THIN_MS:
             keep.append(index)
             last = now
-        elif action in buttons:
+        elif action in _BUTTONS:
             keep.append(index)
     thinned = reports[keep]
     thinned[:, 0] = np.asarray(time)[keep]

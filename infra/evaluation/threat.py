@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from infra.evaluation import metrics
+from infra.evaluation.device import same_person_other_recorder
 from infra.evaluation.protocol import (
     ENROLMENT,
     MOUSE_ENROLMENT,
@@ -190,6 +191,7 @@ def evaluate(
     parameters = Parameters.load(models)
     scorer = Scorer(OnnxBackend(models, (ANOMALY, SEQUENCE, PATTERN)), parameters)
     found = report(measure(people, scorer, on_step), people)
+    found["recorder"] = same_person_other_recorder(users, scorer)
     known = sum(digest in parameters.digests for digest in people.digests)
     found["subjects"]["trained_on"] = known
     found["optimistic"] = known > 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+from dataclasses import replace
+from math import isnan
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pipeline.batch import Reason
 from pipeline.features.expand import NAMES
-from pipeline.features.layout import GROUP_SLICES, GROUPS, MEASURES
+from pipeline.features.layout import GROUP_SLICES, MEASURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 AT_MOST: Final = 5
 LEAST: Final = 1.0
 """Spreads from the person's mean below which a measure is no reason."""
+
+GROUP_LEAST: Final = 0.7
+"""The same for the average of a group of key positions."""
+
+SINGLE_LEAST: Final = 2.5
+"""The same for a single key position of a group that does not stray as a whole."""
 
 # Subject, verb, and what more and less of it are called.
 _WORDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -98,85 +104,114 @@ _CONTEXT: Final = {
     "privilege_escalation_attempt": "Rights are being widened.",
     "failed_auth_ratio": "Many sign-ins failed lately.",
 }
+_FAMILIES: Final = (
+    ("hold", ("hold",)),
+    ("flight", ("flight", "overlap")),
+    ("pressure", ("pressure",)),
+    ("size", ("size",)),
+    ("correction", ("correction",)),
+    ("speed", ("speed", "acceleration", "jerk", "stroke_start", "stroke_end")),
+    ("shape", ("turn", "curvature", "stroke_straightness")),
+    ("direction", ("direction", "horizontal")),
+    ("pause", ("pause", "rest")),
+    ("stroke", ("stroke",)),
+    ("click", ("click",)),
+    ("scroll", ("scroll", "drag")),
+)
 _CONTEXT_AT: Final = {NAMES.index(f"context.{name}"): name for name in _CONTEXT}
-_POSITION_GROUPS: Final = GROUPS[:4]
+_POSITIONS: Final = GROUP_SLICES[3].stop
+_MOUSE_FROM: Final = GROUP_SLICES[5].start
+
+
+def _family(name: str) -> str:
+    return next(family for family, prefixes in _FAMILIES if name.startswith(prefixes))
+
+
+_FAMILY_OF: Final = tuple(_family(name) for name in MEASURES)
+
+
+class _Candidate(NamedTuple):
+    """A reason before it is put into words."""
+
+    weight: float
+    measure: int
+    deviation: float
+    of_group: bool
+    """True when a whole group of key positions strays by this much on average."""
 
 
 def reasons_of(scores: Scores, index: int, parameters: Parameters) -> list[Reason]:
-    """The strongest reasons for one event, at most five; contributions add up to at most 1."""
-    found = [
-        *_measure_reasons(scores.deviation[index]),
-        *_context_reasons(scores.features[index], parameters),
-        *_history_reasons(scores.features[index], parameters),
-    ]
-    found.sort(key=lambda reason: -reason.contribution)
-    total = sum(reason.contribution for reason in found) or 1.0
-    return [
-        Reason(reason.feature, reason.text, reason.deviation, min(reason.contribution / total, 1.0), reason.modality)
-        for reason in found[:AT_MOST]
-    ]
+    """The strongest reasons for one event, at most five and at most one of a family; contributions add up to at most
+    1."""
+    strongest: dict[str, _Candidate] = {}
+    for candidate in _candidates(scores.deviation[index].tolist()):
+        family = _FAMILY_OF[candidate.measure]
+        if family not in strongest or candidate.weight > strongest[family].weight:
+            strongest[family] = candidate
+    features = scores.features[index]
+    found = [(candidate.weight, _worded(candidate)) for candidate in strongest.values()]
+    found += [*_context_reasons(features, parameters), *_history_reasons(features, parameters)]
+    found.sort(key=lambda pair: -pair[0])
+    total = sum(weight for weight, _ in found) or 1.0
+    return [replace(reason, contribution=min(weight / total, 1.0)) for weight, reason in found[:AT_MOST]]
 
 
-def _measure_reasons(deviation: Floats) -> Iterable[Reason]:
-    """Key positions speak as a group, through the one that stands out most; summaries and mouse measures for
+def _candidates(deviation: list[float]) -> Iterable[_Candidate]:
+    """Key positions speak as a group, or through the one that stands out most; summaries and mouse measures for
     themselves."""
-    for group, part in zip(_POSITION_GROUPS, GROUP_SLICES, strict=False):
-        values = deviation[part]
-        seen = np.flatnonzero(np.isfinite(values))
-        if not len(seen):
+    for part in GROUP_SLICES[:4]:
+        seen = [(abs(value), at) for at, value in enumerate(deviation[part], part.start) if not isnan(value)]
+        if not seen:
             continue
-        mean = float(values[seen].mean())
-        place = int(seen[np.abs(values[seen]).argmax()])
+        place = max(seen)[1]
+        mean = sum(deviation[at] for _, at in seen) / len(seen)
+        if abs(mean) >= GROUP_LEAST:
+            yield _Candidate(_weight(mean) * 1.5, place, mean, of_group=True)
+        elif abs(deviation[place]) >= SINGLE_LEAST:
+            yield _Candidate(_weight(deviation[place]) * 0.5, place, deviation[place], of_group=False)
+    for at in range(_POSITIONS, len(deviation)):
+        if abs(deviation[at]) >= LEAST:
+            yield _Candidate(_weight(deviation[at]), at, deviation[at], of_group=False)
+
+
+def _worded(candidate: _Candidate) -> Reason:
+    name, value = MEASURES[candidate.measure], candidate.deviation
+    if name in _DIRECTIONS:
+        text = f"The pointer goes {_DIRECTIONS[name]} {_phrase('more often' if value > 0 else 'less often', value)}."
+    elif candidate.measure < _POSITIONS:
+        group, place = name.rsplit("_", 1)
         subject, more, less = _WORDS[group]
-        feature = f"deviation.{MEASURES[part.start + place]}"
-        if abs(mean) >= 0.7 * LEAST:
-            text = _sentence(subject, more if mean > 0 else less, mean, "on average ")
-            yield Reason(feature, text, round(mean, 2), _weight(mean) * 1.5, "typing")
-        elif abs(value := float(values[place])) >= 2.5 * LEAST:
-            key = place + 1 + (group == "flight")
-            text = f"{_sentence(subject, more if value > 0 else less, value).removesuffix('.')}, at key {key}."
-            yield Reason(feature, text, round(value, 2), _weight(value) * 0.5, "typing")
-    for at in np.flatnonzero(np.abs(np.nan_to_num(deviation)) >= LEAST):
-        name, value = MEASURES[at], float(deviation[at])
-        modality = "mouse" if at >= GROUP_SLICES[5].start else "typing"
-        if name in _DIRECTIONS:
-            text = (
-                f"The pointer goes {_DIRECTIONS[name]} {_phrase('more often' if value > 0 else 'less often', value)}."
-            )
-        elif name in _WORDS:
-            subject, more, less = _WORDS[name]
-            text = _sentence(subject, more if value > 0 else less, value)
-        else:
-            continue
-        yield Reason(f"deviation.{name}", text, round(value, 2), _weight(value), modality)
+        where = "" if candidate.of_group else f", at key {int(place)}"
+        how = "on average " if candidate.of_group else ""
+        text = f"{subject} {how}{_phrase(more if value > 0 else less, value)}{where}."
+    else:
+        subject, more, less = _WORDS[name]
+        text = f"{subject} {_phrase(more if value > 0 else less, value)}."
+    modality = "mouse" if candidate.measure >= _MOUSE_FROM else "typing"
+    return Reason(f"deviation.{name}", text, round(value, 2), 0.0, modality)
 
 
-def _context_reasons(features: Floats, parameters: Parameters) -> Iterable[Reason]:
+def _context_reasons(features: Floats, parameters: Parameters) -> Iterable[tuple[float, Reason]]:
     for at, name in _CONTEXT_AT.items():
         value = float(features[at] * parameters.feature_spread[at] + parameters.feature_mean[at])
         worse = -value if name in {"biometric_confidence", "location_consistency"} else value
         if worse > 0.15:
             modality = "navigation" if name == "navigation_anomaly" else "context"
-            yield Reason(f"context.{name}", _CONTEXT[name], round(value, 2), 4.0 * worse, modality)
+            yield 8.0 * worse, Reason(f"context.{name}", _CONTEXT[name], round(value, 2), 0.0, modality)
 
 
-def _history_reasons(features: Floats, parameters: Parameters) -> Iterable[Reason]:
+def _history_reasons(features: Floats, parameters: Parameters) -> Iterable[tuple[float, Reason]]:
     """The events before this one speak too: a score may be high although the newest event alone is not far off."""
-    at = NAMES.index("mean_10.event_odds")
-    odds = float(features[at] * parameters.feature_spread[at] + parameters.feature_mean[at])
+    odds, typing, mouse = (
+        float(features[at] * parameters.feature_spread[at] + parameters.feature_mean[at]) for at in _HISTORY_AT
+    )
     if odds < -0.15:
-        modality = (
-            "typing"
-            if _raw(features, parameters, "typing_odds") <= _raw(features, parameters, "mouse_odds")
-            else "mouse"
-        )
         text = "The last events, taken together, fit other people better than this person."
-        yield Reason("mean_10.event_odds", text, round(odds, 2), 1.0 - 2.0 * odds, modality)
+        modality = "typing" if typing <= mouse else "mouse"
+        yield 1.0 - 2.0 * odds, Reason("mean_10.event_odds", text, round(odds, 2), 0.0, modality)
 
 
-def _raw(features: Floats, parameters: Parameters, name: str) -> float:
-    at = NAMES.index(f"mean_10.{name}")
-    return float(features[at] * parameters.feature_spread[at] + parameters.feature_mean[at])
+_HISTORY_AT: Final = tuple(NAMES.index(f"mean_10.{name}") for name in ("event_odds", "typing_odds", "mouse_odds"))
 
 
 def _weight(deviation: float) -> float:
@@ -184,9 +219,4 @@ def _weight(deviation: float) -> float:
 
 
 def _phrase(comparison: str, deviation: float) -> str:
-    times = min(abs(deviation), 20.0)
-    return f"{comparison} than usual, by {times:.1f} times this person's usual spread"
-
-
-def _sentence(subject: str, comparison: str, deviation: float, how: str = "") -> str:
-    return f"{subject} {how}{_phrase(comparison, deviation)}."
+    return f"{comparison} than usual, by {min(abs(deviation), 20.0):.1f} times this person's usual spread"
