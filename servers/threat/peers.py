@@ -62,7 +62,8 @@ class BrokerProducer:
                 "queue.buffering.max.kbytes": _QUEUE_KBYTES,
                 "log_level": 3,
                 "error_cb": _log_error,
-            }
+            },
+            logger=_log,
         )
         self._reports: deque[tuple[asyncio.Future[None], KafkaError | None]] = deque()
         self._woken = False
@@ -180,7 +181,8 @@ class AlertConsumer:
                 "allow.auto.create.topics": False,
                 "log_level": 3,
                 "error_cb": _log_error,
-            }
+            },
+            logger=_log,
         )
         self._consumer.subscribe([topic])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from behaviorguard.threat.v1 import threat_service_pb2 as pb
@@ -38,7 +38,7 @@ TEXTS = ("", "x", "x" * 10_000, "\x00", "é" * 200, "00000000-0000-0000-0000-000
 def _mutate(message: Message, chance: random.Random) -> None:
     """Change one field somewhere in the message to something that its type allows."""
     while True:
-        field: FieldDescriptor = chance.choice(list(message.DESCRIPTOR.fields))
+        field = cast("FieldDescriptor", chance.choice(list(message.DESCRIPTOR.fields)))
         if field.type == FieldDescriptor.TYPE_MESSAGE and chance.random() < 0.9:
             if not field.is_repeated:
                 message = getattr(message, field.name)
