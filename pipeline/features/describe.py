@@ -124,6 +124,8 @@ GENERIC_FEATURES: Final = (
     *(f"self_{group}" for group in GROUPS[:5]),
     *(f"shift_{group}" for group in GROUPS[:5]),
     *(f"seen_{group}" for group in GROUPS[:4]),
+    "self_mean",
+    "self_highest",
     "maturity",
 )
 MOUSE_FEATURES: Final = ("background", "distance", "commonness", "own", "self", "maturity")
@@ -172,7 +174,16 @@ def _evidence(sample: Floats, baseline: Floats, typing: TypingCohort, mouse: Mou
     distance, shift, itself = (np.where(seen, values, np.float32(0.0)) for values in (distance, shift, itself))
     maturity = _maturity(_header(baseline, "typing_samples"))
     generic = np.concatenate(
-        [distance[:, :5], itself[:, :5], shift[:, :5], seen[:, :4].astype(np.float32), maturity[:, None]], 1
+        [
+            distance[:, :5],
+            itself[:, :5],
+            shift[:, :5],
+            seen[:, :4].astype(np.float32),
+            (itself[:, :5].sum(1) / np.maximum(seen[:, :5].sum(1), 1))[:, None],
+            np.where(seen[:, :5], itself[:, :5], np.float32(-6.0)).max(1)[:, None],
+            maturity[:, None],
+        ],
+        1,
     )
     phrase, known, touch = _phrase(sample, baseline, typing)
     moved = _mouse(sample, baseline, mouse, np.column_stack((distance[:, 5], itself[:, 5])))
