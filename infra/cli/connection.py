@@ -33,8 +33,7 @@ def open_client(address: str | None) -> AsyncBehaviorGuardClient:
     Args:
         address: "host:port"; None: where the stack's settings say.
 
-    Raises:
-        click.ClickException: there is no certificate to call with.
+    Ends the command when there is no certificate to call with.
     """
     settings = StackSettings()
     try:
@@ -50,9 +49,8 @@ def open_client(address: str | None) -> AsyncBehaviorGuardClient:
 
 def fail(code: int, problem: str, action: str) -> NoReturn:
     """Ends the command with a problem and what to do about it."""
-    error = click.ClickException(f"{problem}\n  -> {action}")
-    error.exit_code = code
-    raise error
+    click.ClickException(f"{problem}\n  -> {action}").show()
+    sys.exit(code)
 
 
 def report(error: ServiceError) -> NoReturn:
@@ -68,11 +66,19 @@ def report(error: ServiceError) -> NoReturn:
     fail(1, f"{error}{fields}\n  correlation id {error.correlation_id}", action)
 
 
-def run(work: Coroutine[Any, Any, int]) -> None:
-    """Runs a command's work and ends the process with its exit code; service errors and Ctrl-C end it in words."""
+def run(work: Coroutine[Any, Any, int], *, interrupted: int = 130) -> None:
+    """Runs a command's work and ends the process with its exit code; service errors end it in words.
+
+    Args:
+        work: the command.
+        interrupted: exit code after Ctrl-C.
+    """
     try:
         sys.exit(asyncio.run(work))
     except ServiceError as error:
         report(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(interrupted)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

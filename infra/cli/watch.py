@@ -55,7 +55,7 @@ def watch(
         session_id=session,
         resume_token=resume,
     )
-    run(_watch(request, address, count, as_json=as_json))
+    run(_watch(request, address, count, as_json=as_json), interrupted=0)
 
 
 async def _watch(

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import random
+import signal
 import sys
 import uuid
 from contextlib import asynccontextmanager
@@ -103,13 +104,18 @@ async def serving(pki: Path) -> AsyncIterator[tuple[Scripted, int]]:
     await server.drain()
 
 
-async def command(pki: Path, *arguments: str) -> tuple[int, str, str]:
-    """Runs `behaviorguard`; returns exit code, output and errors."""
+async def start(pki: Path, *arguments: str) -> asyncio.subprocess.Process:
+    """Starts `behaviorguard`."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("BEHAVIORGUARD_")}
     environment = inherited | authority.identity(pki, "operator").environment() | {"COLUMNS": "200"}
     run = (sys.executable, "-c", "from infra.cli.main import main; main()", *arguments)
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*run, env=environment, cwd=REPOSITORY, stdout=pipe, stderr=pipe)
+    return await asyncio.create_subprocess_exec(*run, env=environment, cwd=REPOSITORY, stdout=pipe, stderr=pipe)
+
+
+async def command(pki: Path, *arguments: str) -> tuple[int, str, str]:
+    """Runs `behaviorguard`; returns exit code, output and errors."""
+    process = await start(pki, *arguments)
     output, errors = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode or 0, output.decode(), errors.decode()
 
@@ -187,6 +193,23 @@ async def test_watch_prints_what_browsers_get(pki: Path) -> None:
         assert code == 0, errors
         assert "Keys are [held] longer." in output
         assert "behaviorguard watch --resume 1" in output
+
+
+async def test_ctrl_c_ends_a_watch_and_says_how_to_go_on(pki: Path) -> None:
+    async with serving(pki) as (scripted, port):
+        alert = threat_service_pb2.WatchAlertsResponse(type="threat_alert", resume_token="1")
+        alert.data.threat_level = threat_pb2.THREAT_LEVEL_THREAT
+        scripted.alerts.append(alert)
+        process = await start(pki, "watch", "--address", f"localhost:{port}")
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while b"person" not in await process.stdout.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            output, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    assert b"--resume 1" in output
+    assert errors == b""
 
 
 async def test_what_is_wrong_is_said_with_what_to_do(pki: Path, table: Path, tmp_path: Path) -> None:
