@@ -35,7 +35,8 @@ class Probe:
                 "bootstrap.servers": arguments.bootstrap,
                 "group.id": "behaviorguard-bench-probe",
                 "enable.auto.commit": False,
-                "fetch.wait.max.ms": 50,
+                "fetch.wait.max.ms": 5,
+                "fetch.queue.backoff.ms": 5,
                 "fetch.min.bytes": 1,
                 "socket.nagle.disable": True,
             }

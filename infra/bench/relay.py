@@ -7,7 +7,6 @@ on the content.
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,6 @@ def relay(settings: PipelineSettings, events: int) -> None:
     outbox = Outbox(
         Producer(producer_options(settings)), consumer, settings.events_topic, settings.pipeline_delivery_seconds
     )
-    thread = threading.Thread(target=outbox.run, daemon=True)
-    thread.start()
     consumer.subscribe([settings.events_topic])
     moved, commit_at = 0, 0.0
     while moved < events:
@@ -46,8 +43,6 @@ def relay(settings: PipelineSettings, events: int) -> None:
         offsets = {message.partition() or 0: (message.offset() or 0) + 1 for message in sound}
         outbox.send(list(_unchanged(settings.alerts_topic, sound)), offsets)
     outbox.wait_idle(30)
-    outbox.stop()
-    thread.join(5)
     consumer.close()
 
 

@@ -1,10 +1,7 @@
 """The processing diagram, in one place: every box between the consumer and the producer, in its order.
 
-    consume -> deserialize -> monitor -> preprocess -> autoencoder -> LSTM -> transformer -> ensemble -> classify ->
-    monitor -> produce
-
-`read` holds the boxes that need the interpreter's lock, `score` those that mostly run outside it: a runner may overlap
-them for successive batches.
+consume -> deserialize -> monitor -> preprocess -> autoencoder -> LSTM -> transformer -> ensemble -> classify ->
+monitor -> produce
 """
 
 from __future__ import annotations
@@ -68,8 +65,7 @@ class ModelsFailed(RuntimeError):  # noqa: N818 - it is a state, and named as op
 
 
 class Chain:
-    """Turns messages into alerts. One thread may call `read` while another calls `score`; neither may be called by
-    two."""
+    """Turns messages into alerts. Belongs to one thread."""
 
     def __init__(
         self,

@@ -37,19 +37,19 @@ class Health:
         self._connected = False
         self._partitions: tuple[int, ...] | None = None
         self._trouble = ""
-        self.batches = 0
+        self.progress = 0
 
     def beat(self) -> None:
         """The reading thread lives."""
         self._beat = self._clock()
 
-    def scored(self) -> None:
-        """A batch was scored."""
-        self.batches += 1
+    def progressed(self) -> None:
+        """Events were scored, delivered and committed."""
+        self.progress += 1
         self._trouble = ""
 
     def trouble(self, what: str) -> None:
-        """Something failed; it stands until a batch is scored or partitions are assigned."""
+        """Something failed; it stands until events were scored and committed, or partitions are assigned."""
         self._trouble = what
 
     def assigned(self, partitions: Collection[int]) -> None:

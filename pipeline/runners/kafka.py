@@ -1,8 +1,9 @@
 """Moves batches from `threat-events` through the chain to `threat-alerts`.
 
-Three threads overlap successive batches: this one reads and deserializes, the second scores and produces, the third
-(`Outbox`) waits for deliveries and commits. Queues between them hold a few batches, so that a slow broker slows the
-reading instead of filling memory.
+One thread reads, scores, produces and commits. The client and the models work outside the interpreter: fetching,
+compressing, sending and acknowledging overlap with it anyway, and a second Python thread was measured to be slower,
+because the two fight for the interpreter at every array operation. More throughput comes from more processes in the
+group.
 
 The windows of users are rebuilt from the topic itself: an assigned partition is read from somewhat before its committed
 offset, and what lies before that offset only fills windows. A failure ends the session; the next one starts from the
@@ -13,10 +14,7 @@ from __future__ import annotations
 
 import binascii
 import logging
-import queue
-import threading
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,50 +22,29 @@ import numpy as np
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from pipeline.runners.outbox import DeliveryFailed, Outbox, Outgoing
+from pipeline.runners.outbox import Outbox, Outgoing
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from confluent_kafka import Message
-    from numpy.typing import NDArray
 
     from pipeline.runners.chain import Chain
     from pipeline.runners.health import Health
     from pipeline.settings import PipelineSettings
-    from pipeline.stages.deserialize import EventBatch, Refusal
+    from pipeline.stages.deserialize import Refusal
     from pipeline.stages.monitor import Monitor
 
 _IDLE_SECONDS = 0.2
-_READ_AHEAD = 1
-"""Batches that are deserialized and not scored yet: one keeps the scoring thread busy, more would only make events
-wait."""
+_BUSY_SECONDS = 0.02
+"""Longest waits for an event: without and with deliveries to hear of."""
 COMMIT_SECONDS = 0.1
 """Between two commits, whose answers the reading waits for: what a killed process scored since the last one is scored
 again, under the same ids."""
 _ANSWER_SECONDS = 10.0
 _ORIGINAL_BYTES = 65_536
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A batch that was read: `positions` [N] are partition and offset of each message, `wanted` [N] whether it is to be
-    scored."""
-
-    messages: Sequence[Message]
-    partitions: NDArray[np.int32]
-    wanted: NDArray[np.bool_]
-    events: EventBatch
-    refusals: Sequence[Refusal]
-    offsets: dict[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Forget:
-    """Partitions whose windows are to be dropped."""
-
-    partitions: Sequence[int]
 
 
 class SessionEnded(RuntimeError):  # noqa: N818 - it is a state, and named as operators speak of it
@@ -87,12 +64,17 @@ class Session:
         self._stopping = stopping
         self._consumer = Consumer(consumer_options(settings, health), logger=_log)
         self._producer = Producer(producer_options(settings), logger=_log)
-        self._outbox = Outbox(self._producer, self._consumer, settings.events_topic, settings.pipeline_delivery_seconds)
-        self._queue: queue.Queue[_Work | _Forget | None] = queue.Queue(_READ_AHEAD)
+        self._outbox = Outbox(
+            self._producer,
+            self._consumer,
+            settings.events_topic,
+            settings.pipeline_delivery_seconds,
+            stopping.is_set,
+        )
         self._resume: dict[int, int] = {}
         self._commit_at = 0.0
-        self._failure: BaseException | None = None
-        self._failed = threading.Event()
+        self._commits = 0
+        self._failure: Exception | None = None
 
     def run(self) -> None:
         """Work until told to stop.
@@ -100,12 +82,6 @@ class Session:
         Raises:
             SessionEnded: something failed; nothing is lost.
         """
-        threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
-            for name, work in (("score", self._score_all), ("deliver", self._outbox.run))
-        ]
-        for thread in threads:
-            thread.start()
         try:
             self._consumer.subscribe(
                 [self._settings.events_topic],
@@ -113,71 +89,46 @@ class Session:
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,
             )
-            while not (self._stopping.is_set() or self._failed.is_set()):
+            while not self._stopping.is_set():
                 self._read()
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._close(threads)
-        if self._failure is not None:
-            raise SessionEnded(str(self._failure)) from self._failure
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if not self._failed.is_set():
-            self._failure = error
-            self._failed.set()
-
-    def _close(self, threads: Sequence[threading.Thread]) -> None:
-        """Finish what was read (unless something failed), leave the group, stop the threads."""
-        if not self._failed.is_set():
             self._drain()
-        # Leaves the group, which lets go of the partitions, which waits for nothing any more.
-        self._consumer.close()
-        self._failed.set()
-        self._outbox.stop()
-        for thread in threads:
-            thread.join(self._settings.pipeline_drain_seconds)
-            if thread.is_alive():
-                _log.error("thread %s did not end", thread.name)
-        self._producer.purge()
-        self._producer.flush(1.0)
+        except Exception as error:
+            self._failure = error
+            raise SessionEnded(str(error)) from error
+        finally:
+            # Leaves the group, which lets go of the partitions, which waits for nothing any more.
+            self._consumer.close()
+            self._producer.purge()
+            self._producer.flush(1.0)
 
     def _drain(self) -> bool:
-        """Wait until everything read is scored, delivered and committed; whether it was in time."""
-        deadline = time.monotonic() + self._settings.pipeline_drain_seconds
-        while self._queue.unfinished_tasks and not self._failed.is_set() and time.monotonic() < deadline:
-            self._health.beat()
-            time.sleep(0.001)
-        try:
-            committed = self._outbox.wait_idle(max(0.0, deadline - time.monotonic()))
-        except DeliveryFailed as error:
-            self._fail(error)
-            return False
-        return committed and not self._queue.unfinished_tasks
-
-    # Reading: the session's own thread.
+        """Wait until everything scored is delivered and committed; whether it was in time."""
+        drained = self._outbox.wait_idle(self._settings.pipeline_drain_seconds)
+        if not drained:
+            _log.warning("not everything was delivered in time: the partitions' next owner scores it again")
+        return drained
 
     def _read(self) -> None:
-        """Read one batch: as many events as come within the window that the first one opens."""
+        """Read and score one batch: as many events as come within the window that the first one opens."""
         self._health.beat()
         if time.monotonic() >= self._commit_at:
-            self._outbox.commit()
-            self._commit_at = time.monotonic() + COMMIT_SECONDS
-        messages = self._consumer.consume(1, _IDLE_SECONDS)
+            self._commit()
+        messages = self._consumer.consume(1, _IDLE_SECONDS if self._outbox.idle else _BUSY_SECONDS)
         if not messages:
             return
         most = self._settings.pipeline_batch_events - 1
         if most:
             messages += self._consumer.consume(most, self._window_left(messages[0]))
-        work = self._understand([message for message in messages if self._is_ours(message)])
-        if work is not None:
-            self._put(work)
+        messages = [message for message in messages if self._is_ours(message)]
+        if messages:
+            self._score(messages)
+
+    def _commit(self) -> None:
+        self._outbox.commit()
+        self._commit_at = time.monotonic() + COMMIT_SECONDS
+        if self._outbox.commits > self._commits:
+            self._commits = self._outbox.commits
+            self._health.progressed()
 
     def _window_left(self, first: Message) -> float:
         """Seconds until the window closes that the first event opened when it was written, not when it was read.
@@ -200,9 +151,7 @@ class Session:
             _log.warning("reading %s: %s", self._settings.events_topic, error.str())
         return False
 
-    def _understand(self, messages: list[Message]) -> _Work | None:
-        if not messages:
-            return None
+    def _score(self, messages: list[Message]) -> None:
         total = len(messages)
         partitions = np.fromiter((message.partition() for message in messages), np.int32, total)
         offsets = np.fromiter((message.offset() for message in messages), np.int64, total)
@@ -211,23 +160,21 @@ class Session:
         # Ascending within a partition: the last one stays.
         commit = {p: o + 1 for p, o, w in zip(partitions.tolist(), offsets.tolist(), wanted.tolist(), strict=True) if w}
         events, refusals = self._chain.read([(message.key(), message.value()) for message in messages])
-        return _Work(messages, partitions, wanted, events, [r for r in refusals if wanted[r.row]], commit)
+        scored = self._chain.score(events, partitions[events.rows], wanted[events.rows], _now)
+        outgoing = [Outgoing(self._settings.alerts_topic, *alert) for alert in scored.alerts]
+        letters = [refusal for refusal in refusals if wanted[refusal.row]] + scored.refusals
+        outgoing += [self._dead_letter(messages[refusal.row], refusal) for refusal in letters]
+        with self._monitor.stage("produce"):
+            self._outbox.send(outgoing, commit)
+        if scored.alerts:
+            self._monitor.age(max(0.0, time.time() - float(events.accepted_at_ms.min()) / 1000))
 
-    def _put(self, item: _Work | _Forget) -> None:
-        while not self._failed.is_set():
-            self._health.beat()
-            try:
-                self._queue.put(item, timeout=_IDLE_SECONDS)
-            except queue.Full:
-                continue
-            return
-
-    # Assignment: called by the client inside `consume`, on the session's own thread.
+    # Assignment: called by the client inside `consume` and `close`.
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = [partition.partition for partition in partitions]
         self._outbox.gain(numbers)
-        self._put(_Forget(numbers))
+        self._chain.forget(numbers)
         if partitions:
             starts = []
             for committed, earliest in zip(
@@ -263,8 +210,8 @@ class Session:
         return [p.offset if p.error is None and p.offset >= 0 else 2**62 for p in found]
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if not self._failed.is_set() and not self._drain():
-            _log.warning("partitions go before their events were delivered: their next owner scores them again")
+        if self._failure is None:
+            self._drain()
         self._let_go(partitions)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -276,34 +223,8 @@ class Session:
         self._outbox.lose(numbers)
         for number in numbers:
             self._resume.pop(number, None)
-        self._put(_Forget(numbers))
+        self._chain.forget(numbers)
         self._health.assigned(self._resume)
-
-    # Scoring: a thread of its own.
-
-    def _score_all(self) -> None:
-        while not self._failed.is_set():
-            try:
-                item = self._queue.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
-                continue
-            if isinstance(item, _Forget):
-                self._chain.forget(item.partitions)
-            elif item is not None:
-                self._score(item)
-            self._queue.task_done()
-
-    def _score(self, work: _Work) -> None:
-        rows = work.events.rows
-        scored = self._chain.score(work.events, work.partitions[rows], work.wanted[rows], _now)
-        letters = [*work.refusals, *scored.refusals]
-        outgoing = [Outgoing(self._settings.alerts_topic, *alert) for alert in scored.alerts]
-        outgoing += [self._dead_letter(work.messages[refusal.row], refusal) for refusal in letters]
-        with self._monitor.stage("produce"):
-            self._outbox.send(outgoing, work.offsets)
-        if scored.alerts:
-            self._health.scored()
-            self._monitor.age(max(0.0, time.time() - float(work.events.accepted_at_ms.min()) / 1000))
 
     def _dead_letter(self, message: Message, refusal: Refusal) -> Outgoing:
         self._monitor.refused(refusal.reason)
@@ -330,15 +251,15 @@ def run(
     """Run sessions until told to stop, with growing pauses after failures.
 
     Raises:
-        SessionEnded: too many failures in a row without one event scored between them.
+        SessionEnded: too many failures in a row without progress between them.
     """
     failures = 0
     while not stopping.is_set():
-        before = health.batches
+        before = health.progress
         try:
             Session(settings, chain_of(), health, monitor, stopping).run()
         except SessionEnded as ended:
-            failures = 1 if health.batches > before else failures + 1
+            failures = 1 if health.progress > before else failures + 1
             health.trouble(str(ended))
             _log.error("session ended (%d in a row): %s", failures, ended)
             if failures >= settings.pipeline_failures:
@@ -360,11 +281,13 @@ def consumer_options(settings: PipelineSettings, health: Health) -> dict[str, ob
         # A killed pipeline's partitions wait this long for their next owner.
         "session.timeout.ms": 6_000,
         "heartbeat.interval.ms": 1_000,
-        # An idle fetch is answered after this; the broker answers at once when there is an event.
-        "fetch.wait.max.ms": 50,
+        # A broker may answer an idle fetch no earlier than this, so it bounds the wait of the first event.
+        "fetch.wait.max.ms": 5,
         "fetch.min.bytes": 1,
-        "queued.min.messages": 8_192,
+        "queued.min.messages": 20_000,
         "queued.max.messages.kbytes": 65_536,
+        # By default a full queue stops fetching for a whole second.
+        "fetch.queue.backoff.ms": 5,
         "socket.nagle.disable": True,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 2_000,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,14 +11,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from confluent_kafka import Message, Producer
 
 _LIMIT = 8
 """Batches under way to the broker; a ninth waits, and with it the reading."""
-_POLL_SECONDS = 0.02
-_QUEUE_FULL_SECONDS = 0.005
+_POLL_SECONDS = 0.005
+_STOP_SECONDS = 5.0
+"""Patience with the broker once the process was told to stop."""
 
 _NO_LONGER_OURS = frozenset(
     {
@@ -57,10 +57,10 @@ class DeliveryFailed(RuntimeError):  # noqa: N818 - it is a state, and named as 
 
 @dataclass(slots=True)
 class _Batch:
-    """Messages of one batch under way. Counted by the delivery thread alone; `expected` is set last, by the sender."""
+    """Messages of one batch under way."""
 
     offsets: Mapping[int, int]
-    expected: int = -1
+    expected: int
     delivered: int = 0
     error: KafkaError | None = field(default=None)
 
@@ -71,81 +71,82 @@ class _Batch:
 
 
 class Outbox:
-    """Sends on the caller's thread, waits for deliveries on its own (`run`), commits on the reader's (`commit`).
+    """Sends, and commits what was delivered.
 
-    The client lets one thread at a time into a consumer, and a thread that waits for messages leaves no gap for another
-    to commit in: whoever reads must commit.
+    Belongs to one thread, the one that reads: the client lets one thread at a time into a consumer, and a second Python
+    thread would only fight for the interpreter. Delivery itself goes on in the client's own threads.
     """
 
-    def __init__(self, producer: Producer, consumer: Committer, topic: str, delivery_seconds: float) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        consumer: Committer,
+        topic: str,
+        delivery_seconds: float,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._producer = producer
         self._consumer = consumer
         self._topic = topic
         self._delivery_seconds = delivery_seconds
-        self._room = threading.Semaphore(_LIMIT)
+        self._interrupted = interrupted
         self._under_way: deque[_Batch] = deque()
-        self._idle = threading.Condition()
-        self._open = 0
-        self._stopping = threading.Event()
-        self._delivered: deque[Mapping[int, int]] = deque()
         self._uncommitted: dict[int, int] = {}
         self._commit_since = 0.0
         self._lost: set[int] = set()
+        self.commits = 0
 
     def send(self, messages: Sequence[Outgoing], offsets: Mapping[int, int]) -> None:
-        """Produce `messages`; after their delivery commit `offsets` (partition to the next offset to read).
+        """Produce `messages`; after their delivery `commit` commits `offsets` (partition to the next offset to read).
 
         Raises:
-            DeliveryFailed: there was no room within the delivery time.
+            DeliveryFailed: there was no room within the delivery time, or an earlier message was not delivered.
         """
-        deadline = time.monotonic() + self._delivery_seconds
-        if not self._room.acquire(timeout=self._delivery_seconds):
-            raise DeliveryFailed(f"the broker took nothing for {self._delivery_seconds:g} s")
-        batch = _Batch(offsets)
-        with self._idle:
-            self._open += 1
-        self._under_way.append(batch)
+        self._wait(lambda: len(self._under_way) < _LIMIT, "took nothing")
+        batch = _Batch(offsets, expected=len(messages))
         for message in messages:
-            self._produce(message, batch, deadline)
-        batch.expected = len(messages)
+            self._produce(message, batch)
+        self._under_way.append(batch)
+        self._settle(0.0)
 
-    def _produce(self, message: Outgoing, batch: _Batch, deadline: float) -> None:
-        while True:
+    def _produce(self, message: Outgoing, batch: _Batch) -> None:
+        def produced() -> bool:
             try:
                 self._producer.produce(
                     message.topic, message.value, message.key, on_delivery=batch.report, headers=message.headers
                 )
             except BufferError:
-                if time.monotonic() > deadline or self._stopping.wait(_QUEUE_FULL_SECONDS):
-                    raise DeliveryFailed(f"the producer's queue stayed full for {self._delivery_seconds:g} s") from None
-            else:
-                return
+                return False
+            return True
 
-    def run(self) -> None:
-        """Wait for deliveries, until `stop`.
+        if not produced():
+            self._wait(produced, "left the queue full")
 
-        Raises:
-            DeliveryFailed: a message was not delivered in time.
-        """
-        while not self._stopping.is_set():
-            self._producer.poll(_POLL_SECONDS)
-            self._settle()
-
-    def stop(self) -> None:
-        """End `run`; what is under way stays uncommitted."""
-        self._stopping.set()
+    def _wait(self, done: Callable[[], bool], complaint: str) -> None:
+        """Wait for deliveries until `done`. Raises DeliveryFailed when that takes too long."""
+        start = time.monotonic()
+        while not done():
+            patience = min(_STOP_SECONDS, self._delivery_seconds) if self._interrupted() else self._delivery_seconds
+            if time.monotonic() - start > patience:
+                raise DeliveryFailed(f"the broker {complaint} for {patience:g} s")
+            self._settle(_POLL_SECONDS)
 
     def wait_idle(self, seconds: float) -> bool:
-        """On the reader's thread: wait until everything sent is delivered, and commit it; whether both happened within
-        `seconds`.
+        """Wait until everything sent is delivered, and commit it; whether both happened within `seconds`.
 
         Raises:
-            DeliveryFailed: commits have not been answered for too long.
+            DeliveryFailed: a message was not delivered, or commits have not been answered for too long.
         """
-        with self._idle:
-            self._idle.wait_for(lambda: self._open == 0 or self._stopping.is_set(), seconds)
-            idle = self._open == 0
-        return self.commit() and idle
+        deadline = time.monotonic() + seconds
+        self._settle(0.0)
+        while self._under_way and time.monotonic() < deadline:
+            self._settle(_POLL_SECONDS)
+        return self.commit() and not self._under_way
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything sent is delivered and committed."""
+        return not (self._under_way or self._uncommitted)
 
     def lose(self, partitions: Iterable[int]) -> None:
         """These partitions are somebody else's now: what is still under way for them is not committed."""
@@ -155,29 +156,22 @@ class Outbox:
         """These partitions are ours (again)."""
         self._lost.difference_update(partitions)
 
-    def _settle(self) -> None:
-        """Hand over the offsets of the batches at the head that are complete."""
-        settled = 0
+    def _settle(self, seconds: float) -> None:
+        """Hear of deliveries for up to `seconds`; note the offsets of the batches at the head that are complete."""
+        self._producer.poll(seconds)
         while self._under_way and self._under_way[0].delivered == self._under_way[0].expected:
             batch = self._under_way.popleft()
             if batch.error is not None:
                 raise DeliveryFailed(f"the broker did not take a message: {batch.error.name()}")
-            self._delivered.append(batch.offsets)
-            settled += 1
-        if settled:
-            self._room.release(settled)
-            with self._idle:
-                self._open -= settled
-                self._idle.notify_all()
+            self._uncommitted.update(batch.offsets)
 
     def commit(self) -> bool:
-        """On the reader's thread: commit what was delivered; whether nothing is left to commit.
+        """Commit what was delivered; whether nothing delivered is left to commit.
 
         Raises:
             DeliveryFailed: commits have not been answered for too long.
         """
-        while self._delivered:
-            self._uncommitted.update(self._delivered.popleft())
+        self._settle(0.0)
         if not self._uncommitted:
             return True
         offsets = [TopicPartition(self._topic, p, o) for p, o in self._uncommitted.items() if p not in self._lost]
@@ -192,6 +186,7 @@ class Outbox:
             _log.info("offsets belong to another member now: %s", code.name())
         self._uncommitted.clear()
         self._commit_since = 0.0
+        self.commits += 1
         return True
 
     def _retry_later(self, error: KafkaError) -> None:

@@ -32,7 +32,7 @@ def test_healthy_is_connected_assigned_and_without_trouble() -> None:
     assert health.healthy
     health.trouble("the broker did not take a message")
     assert not health.healthy
-    health.scored()
+    health.progressed()
     assert health.healthy
     health.client_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     assert not health.healthy

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from pipeline.runners.outbox import DeliveryFailed, Outbox, Outgoing
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 MESSAGE = Outgoing("alerts", "key", b"value", [])
-WAIT = 5.0
 
 
 class Producer:
@@ -37,8 +31,7 @@ class Producer:
         for _ in range(number):
             self.reports.append((self.under_way.popleft(), error))
 
-    def poll(self, seconds: float) -> None:
-        threading.Event().wait(seconds / 10)
+    def poll(self, _seconds: float) -> None:
         while self.reports:
             report, error = self.reports.popleft()
             report(error, None)
@@ -56,107 +49,128 @@ class Consumer:
         self.committed.append({offset.partition: offset.offset for offset in offsets})
 
 
-@contextmanager
-def running(delivery_seconds: float = WAIT) -> Iterator[tuple[Outbox, Producer, Consumer, list[DeliveryFailed]]]:
-    producer, consumer = Producer(), Consumer()
-    failures: list[DeliveryFailed] = []
-    outbox = Outbox(producer, consumer, "events", delivery_seconds)  # type: ignore[arg-type] # doubles of the client
+def _until_committed(outbox: Outbox) -> None:
+    while not outbox.commit():
+        pass
 
-    def run() -> None:
-        try:
-            outbox.run()
-        except DeliveryFailed as error:
-            failures.append(error)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield outbox, producer, consumer, failures
-    finally:
-        outbox.stop()
-        thread.join(WAIT)
-    assert not thread.is_alive()
+class Fixture:
+    def __init__(self, delivery_seconds: float = 5.0) -> None:
+        self.producer, self.consumer = Producer(), Consumer()
+        self.stopping = False
+        self.outbox = Outbox(
+            self.producer,  # type: ignore[arg-type] # a double of the client
+            self.consumer,
+            "events",
+            delivery_seconds,
+            lambda: self.stopping,
+        )
+
+    def send(self, messages: int, offsets: dict[int, int]) -> None:
+        self.outbox.send([MESSAGE] * messages, offsets)
 
 
 def test_offsets_follow_the_last_delivery_of_their_batch() -> None:
-    with running() as (outbox, producer, consumer, _):
-        outbox.send([MESSAGE] * 3, {0: 10, 1: 20})
-        producer.deliver(2)
-        assert not outbox.wait_idle(0.1)
-        assert consumer.committed == []
-        producer.deliver(1)
-        assert outbox.wait_idle(WAIT)
-        assert consumer.committed == [{0: 10, 1: 20}]
+    box = Fixture()
+    box.send(3, {0: 10, 1: 20})
+    box.producer.deliver(2)
+    assert box.outbox.commit()
+    assert not box.outbox.idle
+    assert box.consumer.committed == []
+    box.producer.deliver(1)
+    assert box.outbox.commit()
+    assert box.outbox.idle
+    assert box.consumer.committed == [{0: 10, 1: 20}]
 
 
 def test_a_later_batch_waits_for_an_earlier_one() -> None:
-    with running() as (outbox, producer, consumer, _):
-        outbox.send([MESSAGE], {0: 10})
-        first = producer.under_way.popleft()
-        outbox.send([MESSAGE], {0: 11, 1: 5})
-        producer.deliver(1)
-        assert not outbox.wait_idle(0.1)
-        assert consumer.committed == []
-        producer.reports.append((first, None))
-        assert outbox.wait_idle(WAIT)
-        assert consumer.committed[-1] == {0: 11, 1: 5}
+    box = Fixture()
+    box.send(1, {0: 10})
+    first = box.producer.under_way.popleft()
+    box.send(1, {0: 11, 1: 5})
+    box.producer.deliver(1)
+    box.outbox.commit()
+    assert box.consumer.committed == []
+    box.producer.reports.append((first, None))
+    assert box.outbox.wait_idle(1.0)
+    assert box.consumer.committed == [{0: 11, 1: 5}]
 
 
 def test_nothing_is_committed_after_a_failed_delivery() -> None:
-    with running() as (outbox, producer, consumer, failures):
-        outbox.send([MESSAGE] * 2, {0: 10})
-        outbox.send([MESSAGE], {0: 11})
-        producer.deliver(1)
-        producer.deliver(2, KafkaError(KafkaError._MSG_TIMED_OUT))
-        assert not outbox.wait_idle(0.2)
-        assert consumer.committed == []
-        assert len(failures) == 1
+    box = Fixture()
+    box.send(2, {0: 10})
+    box.send(1, {0: 11})
+    box.producer.deliver(1)
+    box.producer.deliver(2, KafkaError(KafkaError._MSG_TIMED_OUT))
+    with pytest.raises(DeliveryFailed, match="_MSG_TIMED_OUT"):
+        box.outbox.commit()
+    assert box.consumer.committed == []
 
 
 def test_a_batch_without_messages_is_committed_too() -> None:
-    with running() as (outbox, _, consumer, _failures):
-        outbox.send([], {3: 7})
-        assert outbox.wait_idle(WAIT)
-        assert consumer.committed == [{3: 7}]
+    box = Fixture()
+    box.send(0, {3: 7})
+    assert box.outbox.wait_idle(1.0)
+    assert box.consumer.committed == [{3: 7}]
 
 
 def test_a_failed_commit_is_carried_by_the_next() -> None:
-    with running() as (outbox, producer, consumer, _):
-        consumer.errors.append(KafkaError._TRANSPORT)
-        outbox.send([MESSAGE], {0: 10})
-        producer.deliver(1)
-        assert not outbox.wait_idle(WAIT)
-        outbox.send([MESSAGE], {1: 5})
-        producer.deliver(1)
-        assert outbox.wait_idle(WAIT)
-        assert {key: value for commit in consumer.committed for key, value in commit.items()} == {0: 10, 1: 5}
+    box = Fixture()
+    box.consumer.errors.append(KafkaError._TRANSPORT)
+    box.send(1, {0: 10})
+    box.producer.deliver(1)
+    assert not box.outbox.commit()
+    assert not box.outbox.idle
+    box.send(1, {1: 5})
+    box.producer.deliver(1)
+    assert box.outbox.wait_idle(1.0)
+    assert box.consumer.committed == [{0: 10, 1: 5}]
+
+
+def test_commits_that_keep_failing_end_the_session() -> None:
+    box = Fixture(delivery_seconds=0.0)
+    box.consumer.errors.extend([KafkaError._TRANSPORT] * 100)
+    box.send(0, {0: 10})
+    assert not box.outbox.commit()
+    with pytest.raises(DeliveryFailed, match="commit"):
+        _until_committed(box.outbox)
 
 
 def test_partitions_of_others_are_left_alone() -> None:
-    with running() as (outbox, producer, consumer, _):
-        outbox.lose([1])
-        outbox.send([MESSAGE], {0: 10, 1: 5})
-        producer.deliver(1)
-        assert outbox.wait_idle(WAIT)
-        assert consumer.committed == [{0: 10}]
-        consumer.errors.append(KafkaError.ILLEGAL_GENERATION)
-        outbox.send([], {0: 11})
-        assert outbox.wait_idle(WAIT)
+    box = Fixture()
+    box.outbox.lose([1])
+    box.send(0, {0: 10, 1: 5})
+    assert box.outbox.commit()
+    assert box.consumer.committed == [{0: 10}]
+    box.outbox.gain([1])
+    box.consumer.errors.append(KafkaError.ILLEGAL_GENERATION)
+    box.send(0, {0: 11, 1: 6})
+    assert box.outbox.commit()
+    assert box.outbox.idle
 
 
 def test_a_full_queue_is_waited_for_with_a_bound() -> None:
-    with running(delivery_seconds=0.2) as (outbox, producer, _, _failures):
-        producer.full = 3
-        outbox.send([MESSAGE], {0: 1})
-        assert len(producer.under_way) == 1
-        producer.full = 10**9
-        with pytest.raises(DeliveryFailed, match="stayed full"):
-            outbox.send([MESSAGE], {0: 2})
+    box = Fixture(delivery_seconds=0.05)
+    box.producer.full = 3
+    box.send(1, {0: 1})
+    assert len(box.producer.under_way) == 1
+    box.producer.full = 10**9
+    with pytest.raises(DeliveryFailed, match="left the queue full"):
+        box.send(1, {0: 2})
 
 
 def test_only_a_few_batches_are_under_way() -> None:
-    with running(delivery_seconds=0.2) as (outbox, _, _, _failures):
-        for number in range(8):
-            outbox.send([MESSAGE], {0: number})
-        with pytest.raises(DeliveryFailed, match="took nothing"):
-            outbox.send([MESSAGE], {0: 9})
+    box = Fixture(delivery_seconds=0.05)
+    for number in range(8):
+        box.send(1, {0: number})
+    with pytest.raises(DeliveryFailed, match="took nothing"):
+        box.send(1, {0: 9})
+    assert not box.outbox.wait_idle(0.01)
+
+
+def test_told_to_stop_it_waits_less_but_does_not_give_up_at_once() -> None:
+    box = Fixture(delivery_seconds=0.05)
+    box.stopping = True
+    box.producer.full = 2
+    box.send(1, {0: 1})
+    assert len(box.producer.under_way) == 1
