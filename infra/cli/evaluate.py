@@ -33,8 +33,9 @@ def evaluate() -> None:
 @click.option(
     "--models", default=_MODELS, show_default=False, type=click.Path(path_type=Path), help="Model repository."
 )
+@click.option("--quick", is_flag=True, help="Play about a tenth of the sessions: wider intervals.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def threat(keystrokes: Path | None, mouse: Path | None, models: Path, as_json: bool) -> None:
+def threat(keystrokes: Path | None, mouse: Path | None, models: Path, quick: bool, as_json: bool) -> None:
     """Takeover detection on recorded people, at least two of a kind.
 
     Each person is enrolled on the earlier part of their recordings; the rest is played as their own sessions, and
@@ -53,7 +54,7 @@ def threat(keystrokes: Path | None, mouse: Path | None, models: Path, as_json: b
             progress.update(tasks[name], completed=done)
 
         try:
-            found = evaluate_threat(keystrokes, mouse, models, _advance(progress, reading), step)
+            found = evaluate_threat(keystrokes, mouse, models, _advance(progress, reading), step, quick=quick)
         except (RecordingError, ModelRepositoryError, FileNotFoundError, ValueError) as error:
             progress.stop()
             raise click.ClickException(str(error)) from error

@@ -100,12 +100,12 @@ def measure(
     return played
 
 
-def plans_for(typists: int, mouse_users: int) -> dict[str, Plan]:
+def plans_for(typists: int, mouse_users: int, *, quick: bool = False) -> dict[str, Plan]:
     """A plan for each modality that can be measured with so many people: about two thousand sessions each, fewer
     people more each."""
     plans = {}
     if typists >= 2:
-        each = int(np.clip(1600 / typists, 12, 120))
+        each = int(np.clip((160 if quick else 1600) / typists, 12, 120))
         alone = Plan(own=max(each // 4, 4), attackers=each)
         if mouse_users >= 2:
             pairs = min(mouse_users, 4)
@@ -114,7 +114,7 @@ def plans_for(typists: int, mouse_users: int) -> dict[str, Plan]:
         plans["typing_without_touch"] = replace(alone, touch=False)
         plans["typing_of_other_text"] = replace(alone, touch=False)
     if mouse_users >= 2:
-        each = int(np.clip(800 / mouse_users, 20, 200))
+        each = int(np.clip((40 if quick else 800) / mouse_users, 20, 200))
         plans["mouse"] = Plan(own=each, attackers=each)
     return plans
 
@@ -164,6 +164,8 @@ def evaluate(
     models: Path,
     on_file: Callable[[], None] = lambda: None,
     on_step: Callable[[str, int, int], None] = lambda *_: None,
+    *,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the models of a repository on recordings.
 
@@ -173,6 +175,7 @@ def evaluate(
         models: model repository.
         on_file: called after each mouse file was read.
         on_step: told modality, events done, events in all.
+        quick: play about a tenth of the sessions.
 
     Raises:
         RecordingError: the recordings cannot be read, or hold fewer than two people of a kind.
@@ -190,7 +193,8 @@ def evaluate(
             raise RecordingError(f"{asked} holds {len(group)} usable {label}, at least 2 are needed ({reasons})")
     parameters = Parameters.load(models)
     scorer = Scorer(OnnxBackend(models, (ANOMALY, SEQUENCE, PATTERN)), parameters)
-    found = report(measure(people, scorer, on_step), people)
+    plans = plans_for(len(people.typists), len(people.mouse_users), quick=quick)
+    found = report(measure(people, scorer, on_step, plans), people)
     found["recorder"] = same_person_other_recorder(users, scorer)
     known = sum(digest in parameters.digests for digest in people.digests)
     found["subjects"]["trained_on"] = known
