@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from servers.gateway.app import Gateway, open_gateway
+from servers.gateway.protocol import limited_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +93,7 @@ class GatewayServer:
         return uvicorn.Config(
             gateway.app,
             loop="none",
-            http="httptools",
+            http=limited_protocol(settings.body_seconds),
             ws="websockets-sansio",
             lifespan="off",
             interface="asgi3",

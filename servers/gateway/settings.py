@@ -70,7 +70,7 @@ class GatewaySettings(MeshSettings):
     """Largest request body, bytes."""
 
     body_seconds: float = Field(default=10.0, gt=0, le=300)
-    """Time a client gets to send a request body or a socket's first frame."""
+    """Time a client gets to send a request's head, its body, or a socket's first frame."""
 
     max_frame_bytes: int = Field(default=64 * 1024, ge=1024, le=4 * 1024 * 1024)
     """Largest WebSocket message from a client, bytes."""

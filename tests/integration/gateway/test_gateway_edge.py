@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,32 @@ async def test_a_body_that_never_ends_is_given_up(pki: Path, redis_url: str, tmp
         answer = await stage.client.post("/api/threat/trials", content=stalled(), headers=headers)
         assert answer.status_code == 504
         assert answer.json()["errorCode"] == "deadline"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
+async def test_a_head_that_never_ends_is_given_up(pki: Path, redis_url: str, tmp_path: Path, sent: bytes) -> None:
+    async with open_stage(pki, redis_url, tmp_path, body_seconds=0.3) as stage:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stage.server.port)
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        kept = await stage.client.get("/healthz/live")
+        assert kept.status_code == 200
+        assert (await stage.client.get("/healthz/live")).status_code == 200
+
+
+async def test_a_head_over_the_limit_is_cut_off(stage: Stage) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.server.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+    with contextlib.suppress(ConnectionError):
+        for number in range(2000):
+            writer.write(b"X-%d: %s\r\n" % (number, b"a" * 1000))
+            await writer.drain()
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    headers = {f"X-{number}": "a" * 1000 for number in range(20)}
+    assert (await stage.client.get("/healthz/live", headers=headers)).status_code == 200
 
 
 async def test_logs_name_nobody(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
