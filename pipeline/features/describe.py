@@ -184,7 +184,7 @@ def _evidence(sample: Floats, baseline: Floats, typing: TypingCohort, mouse: Mou
             maturity[:, None],
         ],
         1,
-    )
+    ).astype(np.float32)
     phrase, known, touch = _phrase(sample, baseline, typing)
     moved = _mouse(sample, baseline, mouse, np.column_stack((distance[:, 5], itself[:, 5])))
     return Evidence(deviation, generic, phrase, moved, seen, known & seen[:, 0], touch & known & seen[:, 0])
@@ -261,7 +261,11 @@ def _ranks(value: Floats, mean: Floats, cohort: TypingCohort) -> tuple[Floats, F
     member = cohort.member[[0, 5, 6]].T
     own = np.minimum(np.abs(value - mean), 6.0) @ member
     origin = cohort.centroids - cohort.mean / cohort.spread
-    others = np.minimum(np.abs(value[:, None, :] - origin), 6.0) @ member
+    others = np.empty((len(value), len(origin), member.shape[1]), np.float32)
+    room = np.empty_like(value)
+    for index, centre in enumerate(origin):  # one cluster at a time stays in the cache
+        np.abs(np.subtract(value, centre, out=room), out=room)
+        others[:, index] = np.minimum(room, np.float32(6.0), out=room) @ member
     rank = (own - others.mean(1)) / (others.std(1) + 0.05)
     return rank, own - others.min(1)
 
