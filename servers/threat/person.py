@@ -2,8 +2,9 @@
 
 **Who may teach.** A baseline that anybody can teach protects nobody, so an event teaches only when all of this holds:
 
-* After enrolment: the pipeline judged it normal, the person's running risk was normal before it (an intruder's lucky
-  event teaches nothing), its session has never been judged a threat, and its context does not speak against the person.
+* After enrolment: the pipeline judged it normal, it is not far from the baseline (a second opinion beside the models'),
+  the person's running risk was normal before it (an intruder's lucky event teaches nothing), its session has never been
+  judged a threat, and its context does not speak against the person.
 * During enrolment, when scores are indicative only: the event belongs to the enrolling session, or to another one on
   the same device or with a strong biometric check; it fits what has been learnt so far; it is not confidently judged a
   threat. Partial enrolment by a session that went away is forgotten, never mixed with that of a stranger to it.
@@ -46,6 +47,7 @@ _USUAL_SHARE: Final = 0.05
 _RISK_TO_LEARN: Final = 0.3  # the document's bound of "normal"
 _SURE: Final = 0.5  # confidence from which a score counts against enrolment
 _FITS: Final = 0.97  # deviation above which a sample does not belong to what was enrolled so far
+_FITS_LEARNT: Final = 0.8  # the same for a baseline that is learnt: over three of the person's own spreads away
 _STRONG_CHECK: Final = 0.9  # biometric confidence that vouches for a session
 _IDLE_S: Final = 3600.0  # an enrolling session that was silent for this long has ended
 _SESSIONS: Final = 16
@@ -233,7 +235,9 @@ class PersonState:
             return False
         if self.behavior.enrolling:
             return self._may_enrol(outcome, session)
-        return outcome.level is Level.NORMAL and self.risk_score < _RISK_TO_LEARN
+        # Two opinions: a score that the models got wrong must not move the baseline towards whoever is at work.
+        fits = outcome.feature("user_behavior_score", NEUTRAL) <= _FITS_LEARNT
+        return fits and outcome.level is Level.NORMAL and self.risk_score < _RISK_TO_LEARN
 
     def _may_enrol(self, outcome: Outcome, session: str) -> bool:
         surely_threat = outcome.level >= Level.THREAT and outcome.confidence >= _SURE

@@ -233,8 +233,9 @@ class Hand:
 
     def __init__(self, seed: int) -> None:
         self._habits = np.random.default_rng(seed)
-        self._hold = self._habits.uniform(70, 160, 12)
-        self._flight = self._habits.uniform(90, 320, 12)
+        # A tempo of their own, and a rhythm around it.
+        self._hold = self._habits.uniform(60, 170) * self._habits.lognormal(0, 0.2, 12)
+        self._flight = self._habits.uniform(90, 320) * self._habits.lognormal(0, 0.3, 12)
         self._speed = self._habits.uniform(4, 30)
         self._noise = np.random.default_rng(seed + 1000)
 

@@ -95,6 +95,14 @@ def test_one_lucky_event_of_an_intruder_in_a_new_session_teaches_nothing() -> No
     assert not desk.event(intruder, session=ELSEWHERE, score=0.1)
 
 
+def test_what_is_far_from_the_baseline_teaches_nothing_even_if_the_models_call_it_normal() -> None:
+    desk, owner, intruder = Desk(), Hand(1), Hand(4)
+    desk.enrol(owner)
+    before = orjson.dumps(desk.state.behavior.to_json())
+    assert not any(desk.event(intruder, session=ELSEWHERE, score=0.05) for _ in range(50))
+    assert orjson.dumps(desk.state.behavior.to_json()) == before
+
+
 @pytest.mark.parametrize(
     "against",
     [{"location_consistency": 0.0}, {"failed_auth_ratio": 0.9}, {"privilege_escalation_attempt": 0.9}],
