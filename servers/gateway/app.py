@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from servers.gateway.admission import Admission, OperatorToken
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from servers.gateway.settings import GatewaySettings
 
 _REDIS_SECONDS = 1.0
-_REDIS_CONNECTIONS = 64
+_SOCKETS_CONNECTIONS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,10 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
 
 
 def _open_redis(settings: GatewaySettings) -> Redis:
-    """Requests wait for a free connection, for as long as they would wait for an answer."""
-    pool = BlockingConnectionPool.from_url(
+    """A connection for each request in progress, and some for sockets: waiting for one would cost more than having it."""
+    pool = ConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
-        max_connections=_REDIS_CONNECTIONS,
-        timeout=_REDIS_SECONDS,
+        max_connections=settings.max_requests + _SOCKETS_CONNECTIONS,
         socket_timeout=_REDIS_SECONDS,
         socket_connect_timeout=_REDIS_SECONDS,
     )
