@@ -99,7 +99,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
 
 
 def _open_redis(settings: GatewaySettings) -> Redis:
-    """A connection for each request in progress, and some for sockets: waiting for one would cost more than having it."""
+    """A connection for each request in progress, and some for sockets: waiting for one costs more than having it."""
     pool = ConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         max_connections=settings.max_requests + _SOCKETS_CONNECTIONS,
