@@ -22,7 +22,7 @@ import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 BrokerKind = Literal["auto", "apache", "embedded"]
 _START_SECONDS = 60.0
+_WARM_SECONDS = 5
+_PARTITIONS = 8
 _BACKLOG = "bench-backlog"
 _DRAINED = "bench-drained"
 _RELAYED = "bench-relayed"
@@ -53,6 +55,7 @@ class Plan:
     users: int = 100_000
     backlog: int = 200_000
     broker: BrokerKind = "auto"
+    pipelines: int = 1
 
 
 class BenchFailed(RuntimeError):  # noqa: N818 - it is an outcome
@@ -123,6 +126,7 @@ class Bench:
             "rss_mib": round(memory["rss_mib"]),
             "windows_mib": round(memory["windows_mib"]),
             "backlog": plan.backlog,
+            "pipelines": plan.pipelines,
             "cores": os.cpu_count(),
             "load_average_before": round(load_before, 2),
         }
@@ -155,10 +159,15 @@ class Bench:
             broker.stop()
 
     def _steady(self) -> dict[str, Any]:
-        """Latency and loss at the planned rate."""
+        """Latency and loss at the planned rate, of processes that have been working for a few seconds."""
         plan = self._plan
         events, series = plan.rate * plan.seconds, secrets.randbelow(2**32)
         with self._pipeline("threat-events", "threat-alerts") as pipeline:
+            self._say("warming up")
+            warm = self._load(
+                secrets.randbelow(2**32), time.time() + 1.5, plan.rate * _WARM_SECONDS, plan.rate, "threat-events"
+            )
+            self._result(warm, "load", 90)
             start = time.time() + 3.0
             probe = self._probe("threat-alerts", series, start, events)
             load = self._load(series, start, events, plan.rate, "threat-events")
@@ -186,18 +195,22 @@ class Bench:
             return result | {"models": pipeline.models()}
 
     @contextmanager
-    def _pipeline(self, source: str, target: str) -> Iterator[PipelineChild]:
-        port = free_port()
-        environment = self._topics(source, target) | {
-            "BEHAVIORGUARD_PIPELINE_PORT": str(port),
-            "BEHAVIORGUARD_PIPELINE_GROUP": f"bench-{source}",
-        }
-        child = PipelineChild(self._start("pipeline", [], environment), port)
+    def _pipeline(self, source: str, target: str) -> Iterator[PipelineGroup]:
+        children: list[PipelineChild] = []
         try:
-            child.wait_healthy(lambda: self._last_words("pipeline"))
-            yield child
+            for _ in range(self._plan.pipelines):
+                port = free_port()
+                environment = self._topics(source, target) | {
+                    "BEHAVIORGUARD_PIPELINE_PORT": str(port),
+                    "BEHAVIORGUARD_PIPELINE_GROUP": f"bench-{source}",
+                }
+                children.append(PipelineChild(self._start("pipeline", [], environment), port))
+            group = PipelineGroup(children)
+            group.wait_healthy(lambda: self._last_words("pipeline"))
+            yield group
         finally:
-            child.stop()
+            for child in children:
+                child.stop()
 
     def _topics(self, source: str, target: str) -> dict[str, str]:
         return {"BEHAVIORGUARD_EVENTS_TOPIC": source, "BEHAVIORGUARD_ALERTS_TOPIC": target}
@@ -253,6 +266,46 @@ class Bench:
         return lines[-1][-600:] if lines else "it said nothing"
 
 
+class Totals(NamedTuple):
+    """Events that went through the models, each counted once a model; seconds on the clock and of processor time."""
+
+    events: float
+    seconds: float
+    cpu_seconds: float
+
+
+class PipelineGroup:
+    """The pipeline processes that share the partitions."""
+
+    def __init__(self, children: Sequence[PipelineChild]) -> None:
+        self._children = children
+
+    def wait_healthy(self, last_words: Callable[[], str]) -> None:
+        """Wait until every process has partitions and none is left over.
+
+        Raises:
+            BenchFailed: one ended, or the time is up.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            if any(child.ended for child in self._children) or time.monotonic() > deadline:
+                raise BenchFailed(f"the pipeline did not start: {last_words()}")
+            shares = [child.partitions() for child in self._children]
+            if all(shares) and sum(shares) == _PARTITIONS:
+                return
+            threading.Event().wait(0.05)
+
+    def cpu_seconds(self) -> float:
+        """Processor time used so far."""
+        return sum(child.cpu_seconds() for child in self._children)
+
+    def models(self) -> dict[str, float]:
+        """Milliseconds inside the models for 1,024 events, on the clock and of processor time."""
+        events, seconds, cpu_seconds = map(sum, zip(*(child.model_totals() for child in self._children), strict=True))
+        batches = events / 3 / 1024
+        return {"ms": seconds / batches * 1000, "cpu_ms": cpu_seconds / batches * 1000}
+
+
 class PipelineChild:
     """A running pipeline process."""
 
@@ -260,25 +313,26 @@ class PipelineChild:
         self._process = process
         self._port = port
 
-    def wait_healthy(self, last_words: Callable[[], str]) -> None:
-        """Wait until its partitions are assigned. Raises BenchFailed when it ends or the time is up."""
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise BenchFailed(f"the pipeline did not start: {last_words()}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError):
-                threading.Event().wait(0.05)
+    @property
+    def ended(self) -> bool:
+        """Whether it ended."""
+        return self._process.poll() is not None
+
+    def partitions(self) -> int:
+        """Partitions that it works on; 0 while it is not healthy."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=5) as answer:
+                return len(json.loads(answer.read())["partitions"])
+        except (urllib.error.URLError, OSError):
+            return 0
 
     def cpu_seconds(self) -> float:
         """Processor time used so far."""
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
-    def models(self) -> dict[str, float]:
-        """Milliseconds inside the models for 1,024 events, on the clock and of processor time."""
+    def model_totals(self) -> Totals:
+        """Work of the models so far."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
 
@@ -286,8 +340,7 @@ class PipelineChild:
             found = re.findall(rf"^behaviorguard_pipeline_model_{name}_total{{[^}}]*}} (\S+)$", text, re.MULTILINE)
             return sum(map(float, found))
 
-        batches = total("events") / 3 / 1024
-        return {"ms": total("duration_seconds") / batches * 1000, "cpu_ms": total("cpu_seconds") / batches * 1000}
+        return Totals(total("events"), total("duration_seconds"), total("cpu_seconds"))
 
     def stop(self) -> None:
         """Ask it to end, then make it."""

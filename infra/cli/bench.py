@@ -52,10 +52,18 @@ def bench() -> None:
     "--backlog", default=200_000, show_default=True, type=click.IntRange(10_000, 5_000_000), help="Events to drain."
 )
 @click.option("--broker", default="auto", show_default=True, type=click.Choice(["auto", "apache", "embedded"]))
+@click.option("--pipelines", default=1, show_default=True, type=click.IntRange(1, 8), help="Processes in the group.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
 def pipeline(
-    context: click.Context, rate: int, seconds: int, users: int, backlog: int, broker: BrokerKind, as_json: bool
+    context: click.Context,
+    rate: int,
+    seconds: int,
+    users: int,
+    backlog: int,
+    broker: BrokerKind,
+    pipelines: int,
+    as_json: bool,
 ) -> None:
     """Latency at a steady rate, highest rate against a bare relay, time of the models, memory.
 
@@ -64,7 +72,7 @@ def pipeline(
     """
     if rate * seconds >= 2**28 or seconds >= 1000:
         raise click.UsageError("rate x seconds must stay under 268 million events")
-    result = _measured(context, Plan(rate, seconds, users, backlog, broker))
+    result = _measured(context, Plan(rate, seconds, users, backlog, broker, pipelines))
     if as_json:
         click.echo(json.dumps(result))
     else:
