@@ -61,8 +61,9 @@ class ThreatSettings(MeshSettings):
     """After this much silence the group takes a dead instance's partitions; the embedded broker lets a newcomer in
     after half of it.
     """
-    alert_batch: int = Field(default=512, ge=1, le=10_000)
-    """Alerts that are stored in one transaction at most."""
+    alert_batch: int = Field(default=48, ge=1, le=10_000)
+    """Alerts that are stored in one transaction at most: learning from them takes the event loop about 0.1 ms each, and
+    nobody else may wait for more than 5 ms."""
     alert_window_ms: float = Field(default=3.0, ge=0, le=1000)
     """How long a batch of alerts waits for more."""
     watch_queue: int = Field(default=1024, ge=1, le=100_000)
