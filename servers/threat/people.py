@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from base64 import b64encode
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from behaviorguard.api.v1.errors_pb2 import ErrorReason
 
 from servers.mesh.errors import MeshError
+from servers.threat.behavior import EVIDENCE_VERSION
 from servers.threat.person import Evidence, Outcome, PersonState
 from servers.threat.rows import ProfileWrite, StoredAlert, StoredProfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from servers.threat.alerts import Alert
     from servers.threat.places import Addresses
 
 _log = logging.getLogger(__name__)
@@ -133,6 +136,17 @@ class People:
         self._evidence[event_id] = evidence
         if len(self._evidence) > self._evidence_capacity:
             self._evidence.popitem(last=False)
+
+    def completed(self, alert: Alert) -> Alert:
+        """The alert with its event's sample, where the pipeline did not hand it back and this process still has it.
+
+        An analyst may find later that an event above normal was the person: then the sample is needed.
+        """
+        evidence = None if alert.sample else self._evidence.get(alert.event_id)
+        if evidence is None:
+            return alert
+        packed = b64encode(evidence.sample.astype("<f4", copy=False).tobytes()).decode()
+        return replace(alert, sample=packed, evidence_version=EVIDENCE_VERSION)
 
     def apply(self, results: Sequence[StoredAlert]) -> None:
         """Fold in results, in the stream's order. People who are not in memory get theirs when they are loaded."""

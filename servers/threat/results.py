@@ -168,7 +168,7 @@ class ResultConsumer:
             elif alert.accepted_at_s <= person.state.erased_at_s:
                 self.counts.erased += 1
             else:
-                wanted.append(alert)
+                wanted.append(self._people.completed(alert))
         stored = await self._sink.insert(wanted)
         self.counts.stored += len(stored)
         self.counts.repeated += len(wanted) - len(stored)

@@ -192,7 +192,8 @@ async def test_only_a_genuine_verdict_teaches_and_only_once(stores: Stores) -> N
     anna, session = stores.person(), str(uuid.uuid4())
     async with running_threat(stores) as service:
         stub = service.stub("gateway")
-        with StandInPipeline(stores.kafka, lambda event: alert_for(event, 0.95)):
+        # The pipeline hands samples back of normal events only.
+        with StandInPipeline(stores.kafka, lambda event: alert_for(event, 0.95, sample="")):
             watch = stub.WatchAlerts(pb.WatchAlertsRequest(), metadata=end_user(anna))
             await watch.initial_metadata()
             answer = await stub.AnalyzeRealtime(Hand(1).event(anna, session), metadata=end_user(anna))
