@@ -290,7 +290,7 @@ class DeadLetterRecord(_message.Message):
     """Offset of the original message."""
     reason: _builtins.str
     """What is wrong, machine-readable: "malformed_json", "missing_field", "not_finite", "out_of_range", "wrong_size",
-    "unknown_version", "too_large".
+    "unknown_version", "too_large", "not_scorable" (the models failed on it alone).
     """
     detail: _builtins.str
     """What is wrong, in words; never the message's content."""
