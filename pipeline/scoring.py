@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import numpy as np
+
 from pipeline.batch import Reason, Scores
 from pipeline.features.describe import STEP, describe, deviations, regime_of
 from pipeline.features.expand import expand
@@ -19,7 +21,6 @@ from pipeline.stages.reasons import reasons_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.batch import Floats
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 ANOMALY: Final = "anomaly-detection"
 SEQUENCE: Final = "sequence-analysis"
 PATTERN: Final = "behavioral-transformer"
+PRIOR_LOG_ODDS: Final = -2.2
+"""Log odds of a takeover (about 0.1) while nothing in a window could be compared with the person: they are being
+enrolled, and only their context speaks."""
 
 
 class ModelRunner(Protocol):
@@ -75,10 +79,12 @@ class Scorer:
         pattern = self._models.run(PATTERN, {"window": window})["log_odds"][:, 0]
         # Context has no recordings to learn from: it shifts each model's log odds by a fixed, documented amount.
         shift = window[:, -1, STEP["context_odds"]]
+        compared = window[:, :, STEP["typing_present"] : STEP["mouse_present"] + 1].any(axis=(1, 2))
+        prior = (1.0 / (1.0 + np.exp(-(PRIOR_LOG_ODDS + shift)))).astype(np.float32)
         three = (
-            parameters.anomaly.probability(anomaly, regime, shift),
-            parameters.sequence.probability(sequence, regime, shift),
-            parameters.pattern.probability(pattern, regime, shift),
+            np.where(compared, parameters.anomaly.probability(anomaly, regime, shift), prior),
+            np.where(compared, parameters.sequence.probability(sequence, regime, shift), prior),
+            np.where(compared, parameters.pattern.probability(pattern, regime, shift), prior),
         )
         threat = combine(*three)
         return Scores(

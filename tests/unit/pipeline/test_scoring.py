@@ -66,6 +66,19 @@ def test_scores_rise_when_somebody_else_acts(scorer: Scorer) -> None:
     assert other.threat_score[0] > 0.7
 
 
+def test_a_person_of_whom_nothing_is_known_raises_no_alert(scorer: Scorer) -> None:
+    context, sample, vector = people(1)
+    vector[:, : len(layout.BASELINE_HEADER)] = 0.0
+    window = np.zeros((1, 50, layout.STEP_SIZE), np.float32)
+    window[0, -1:] = scorer.describe(context, sample, vector)
+    found = scorer.score(context, sample, vector, window, np.array([1]))
+    assert LEVELS[found.level[0]] == "normal"
+    context[:, layout.CONTEXT.index("privilege_escalation_attempt")] = 1.0
+    context[:, layout.CONTEXT.index("location_consistency")] = 0.0
+    window[0, -1:] = scorer.describe(context, sample, vector)
+    assert scorer.score(context, sample, vector, window, np.array([1])).threat_score[0] > found.threat_score[0]
+
+
 def test_ensemble_is_the_documented_mean(scorer: Scorer) -> None:
     found, _ = score_alone(scorer, 5, shift=0.4)
     expected = 0.4 * found.anomaly + 0.3 * found.sequence + 0.3 * found.pattern
