@@ -39,8 +39,14 @@ def threat(keystrokes: Path | None, mouse: Path | None, models: Path, quick: boo
     """Takeover detection on recorded people, at least two of a kind.
 
     Each person is enrolled on the earlier part of their recordings; the rest is played as their own sessions, and
-    other people's recordings as attacks from the first event and in mid-session. Exit code 0: measured; 1: the
-    recordings or models cannot be used; 2: wrong options.
+    other people's recordings as attacks from the first event and in mid-session.
+
+    \b
+    Examples:
+      behaviorguard evaluate threat --keystrokes recordings.csv --mouse recordings/
+      behaviorguard evaluate threat --keystrokes recordings.csv --quick --json > figures.json
+
+    Exit codes: 0 measured; 1 the recordings or models cannot be used; 2 wrong options.
     """
     if keystrokes is None and mouse is None:
         raise click.UsageError("give --keystrokes CSV, --mouse DIR or both")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = Path(__file__).parent / "stand_in.py"
-PATIENCE = 60.0
+PATIENCE = 150.0
 
 
 @dataclass
