@@ -228,18 +228,24 @@ def _phrase(
     within = np.sqrt(steadiness) @ cohort.segment.T
     projected, centre = value @ cohort.project, mean @ cohort.project
     between = cohort.between
+    # Matrices [N, J] are the largest of a batch: they are computed in place as far as they can be.
     error = within / count[:, None]
-    centre = centre * (between / (between + error))
-    predicted = within + between * error / (between + error)
-    total = between + within
-    own = np.square(projected - centre) / predicted
-    any_ = np.square(projected) / total
+    share = between / (between + error)
+    centre *= share
+    predicted = np.multiply(share, error, out=error)
+    predicted += within
+    total = np.add(between, within, out=within)
+    own = np.square(np.subtract(projected, centre, out=share), out=share)
+    own /= predicted
+    any_ = np.square(projected, out=projected)
+    any_ /= total
     size = cohort.segment.sum(0)
     own_sum, any_sum = own @ cohort.segment, any_ @ cohort.segment
     tails = np.float32(0.5) * (_STUDENT + size)
     odds = tails * (np.log1p(any_sum / _STUDENT) - np.log1p(own_sum / _STUDENT))
-    odds -= np.float32(0.5) * (np.log(predicted / total) @ cohort.segment)
-    distinct = (np.square(centre) / between) @ cohort.segment / size
+    predicted /= total
+    odds -= np.float32(0.5) * (np.log(predicted, out=predicted) @ cohort.segment)
+    distinct = np.square(centre, out=centre) @ (cohort.segment / between[:, None]) / size
     rank, nearest = _ranks(value / cohort.spread, mean / cohort.spread, cohort)
     features = np.concatenate(
         [
@@ -351,6 +357,7 @@ def event_odds(evidence: Evidence, parameters: Parameters) -> tuple[Floats, Floa
 def regime_of(window: Floats) -> NDArray[np.intp]:
     """Place in `REGIMES` of each window [N, 50, D]: each has weights and calibration of its own, since evidence
     differs in strength."""
-    flags = window[:, :, STEP["typing_present"] : STEP["phrase_known"] + 1].max(1) > 0
+    # The flags are 0 or 1: adding them up takes a quarter of the time of looking for the highest.
+    flags = (np.ones(window.shape[1], np.float32) @ window)[:, STEP["typing_present"] : STEP["phrase_known"] + 1] > 0
     typing, touch, known = flags[:, 0], flags[:, 2], flags[:, 3]
     return np.where(touch, 0, np.where(known, 1, np.where(typing, 2, 3)))

@@ -139,13 +139,14 @@ def _changes(total: Floats, count: Floats) -> Floats:
 
 
 def _extremes(window: Floats, total: Floats, count: Floats) -> tuple[Floats, Floats, Floats]:
-    followed = window[:, :, _FOLLOWED_AT]
-    square = np.matmul(_LAST, np.square(followed))
+    # Steps first: then all events are reduced at once instead of three values at a time.
+    followed = np.ascontiguousarray(window[:, :, _FOLLOWED_AT].transpose(1, 0, 2))
+    square = np.tensordot(_LAST, np.square(followed), 1)
     spreads = []
     for span in _SPREAD_SPANS:
         index = SPANS.index(span)
         seen = np.maximum(count[:, index, _FOLLOWED_IN_TRACKED], 1.0)
         mean = total[:, index, _FOLLOWED_IN_TRACKED] / seen
-        spreads.append(np.sqrt(np.maximum(square[:, index] / seen - np.square(mean), 0.0)))
-    lowest = np.concatenate([followed[:, -5:].min(1), followed[:, -20:].min(1)], 1)
-    return np.concatenate(spreads, 1), lowest, followed[:, -5:, 2].max(1)[:, None]
+        spreads.append(np.sqrt(np.maximum(square[index] / seen - np.square(mean), 0.0)))
+    lowest = np.concatenate([followed[-5:].min(0), followed[-20:].min(0)], 1)
+    return np.concatenate(spreads, 1), lowest, followed[-5:, :, 2].max(0)[:, None]

@@ -139,7 +139,7 @@ class Chain:
         """Steps [N, D], and the positions of events that have none."""
 
         def describe(rows: Rows) -> Floats:
-            return self._scorer.describe(events.context[rows], events.sample[rows], events.baseline[rows])
+            return self._scorer.describe(*_evidence(events, rows))
 
         parts, bad = self._isolate(describe, len(events))
         if len(parts) == 1 and not bad.size:
@@ -160,11 +160,7 @@ class Chain:
         def infer(rows: Rows) -> Scores:
             whole = len(rows) == len(events)
             scores = self._scorer.score(
-                events.context[rows],
-                events.sample[rows],
-                events.baseline[rows],
-                window if whole else window[rows],
-                lengths if whole else lengths[rows],
+                *_evidence(events, rows), window if whole else window[rows], lengths if whole else lengths[rows]
             )
             if not _sound(scores):
                 raise ValueError("a score is not in 0 to 1")
@@ -223,6 +219,13 @@ class Chain:
         window[:, -1] = steps
         if not _sound(self._scorer.score(context, sample, baseline, window, np.ones(size, np.int32))):
             raise ValueError("a score is not in 0 to 1")
+
+
+def _evidence(events: EventBatch, rows: Rows) -> tuple[Floats, Floats, Floats]:
+    """Context, sample and baseline of those positions; of all of them without a copy."""
+    if len(rows) == len(events):
+        return events.context, events.sample, events.baseline
+    return events.context[rows], events.sample[rows], events.baseline[rows]
 
 
 def _neutral(layout: EvidenceLayout, size: int) -> tuple[Floats, Floats, Floats]:
