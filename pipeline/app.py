@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,10 +33,14 @@ from pipeline.stages.serialize import AlertSerializer, ModelVersion
 from pipeline.state.windows import UserWindows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 MODELS = (ANOMALY, SEQUENCE, PATTERN)
+
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+"""A full batch makes about 15,000 objects that die with it, none in a cycle."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -89,10 +95,26 @@ def serve(
         _log.info(
             "reading %s as %s, health on 127.0.0.1:%d", settings.events_topic, settings.pipeline_group, endpoint.port
         )
-        kafka.run(settings, chain, health, monitor, stopping)
+        with _rare_collections():
+            kafka.run(settings, chain, health, monitor, stopping)
     finally:
         endpoint.stop()
         meters.shutdown()
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have the cycle collector look seldom, and never at what is there already: with Python's defaults it runs many
+    times a batch, finds nothing, and costs a tenth of the time and pauses of 20 ms."""
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 def main(judge: Callable[[PipelineSettings, Monitor], Judge] = trained) -> int:
