@@ -128,6 +128,35 @@ def test_what_is_wrong_is_refused_alone(reason: str, changes: dict[str, Any]) ->
     np.testing.assert_array_equal(events.sample, alone.sample)
 
 
+def test_different_faults_in_one_field_are_each_refused() -> None:
+    values = [3, "3", 1.5, 11, None]
+    events, refusals = deserialize([message(threat_indicators=value) for value in values], LAYOUT)
+    assert events.rows.tolist() == [0]
+    assert [(refusal.row, refusal.reason) for refusal in refusals] == [
+        (1, "malformed_json"),
+        (2, "malformed_json"),
+        (3, "out_of_range"),
+        (4, "malformed_json"),
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text("AQgw+/=-_ \n", max_size=28)
+    | st.binary(min_size=16, max_size=16).map(lambda b: base64.b64encode(b).decode())
+)
+def test_evidence_is_read_as_the_standard_library_reads_it(text: str) -> None:
+    events, refusals = deserialize([message(sample=text)], LAYOUT)
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    except ValueError:
+        values = np.empty(0, np.float32)
+    if refusals:
+        assert len(values) != 4 or np.isinf(values).any() or (np.abs(values) > 1e9).any()
+    else:
+        np.testing.assert_array_equal(events.sample[0], values)
+
+
 @pytest.mark.parametrize("name", sorted(record()))
 def test_every_field_is_needed(name: str) -> None:
     fields = record()
