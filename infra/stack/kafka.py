@@ -12,7 +12,7 @@ import subprocess
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -20,6 +20,9 @@ from confluent_kafka.admin import AdminClient
 from infra.stack.errors import StackError
 from infra.stack.ports import LOOPBACK
 from infra.stack.process import Command, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KAFKA_VERSION = "4.2.0"
 JAVA_NEEDED = 17
@@ -140,8 +143,7 @@ class ApacheBroker:
         self.process.stop()
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._configuration))
+        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(self._configuration))
         done = subprocess.run(
             command.argv, env=command.environment, capture_output=True, text=True, check=False, timeout=60
         )
@@ -269,3 +271,14 @@ def fetch_apache(cache: Path) -> None:
 
 
 _FETCH_ACTION = "check the network and try again, or use the in-memory broker: BEHAVIORGUARD_BROKER=embedded"
+
+
+def cluster_id(random: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
+    """A new cluster's id in Kafka's form (22 characters).
+
+    Like Kafka's own, never one that begins with a hyphen: a command line takes that for an option.
+    """
+    while True:
+        text = base64.urlsafe_b64encode(random().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
