@@ -1,0 +1,1 @@
+"""The quantum service (port 3005): keys, templates, tokens and the audit trail."""
