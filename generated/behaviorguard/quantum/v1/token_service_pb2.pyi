@@ -269,19 +269,23 @@ class RevokeTokensRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     reason: _builtins.str
     """Why, for the audit record: at most 255 characters, without personal data."""
+    organization_id: _builtins.str
+    """UUID of the session's organisation; empty means the organisation that the call acts for."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,7 +525,9 @@ class SignMessageRequest(_message.Message):
     message: _builtins.bytes
     """The message, at most 1 MiB."""
     context: _builtins.bytes
-    """Context string of FIPS 204: at most 255 bytes."""
+    """What the signature is for: at most 241 bytes. The context string of FIPS 204 is "bg-message/v1:" and this, so that no
+    message can be taken for a token or a checkpoint.
+    """
     def __init__(
         self,
         *,
@@ -581,7 +587,7 @@ class VerifySignatureRequest(_message.Message):
     signature: _builtins.bytes
     """The signature, at most 8 KiB."""
     context: _builtins.bytes
-    """Context string of FIPS 204: at most 255 bytes."""
+    """What the signature is for, as it was given when signing: at most 241 bytes."""
     def __init__(
         self,
         *,

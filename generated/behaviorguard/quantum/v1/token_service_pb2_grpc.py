@@ -81,8 +81,8 @@ class TokenServiceServicer:
     """
 
     def GenerateToken(self, request, context):
-        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
-        UNAVAILABLE.
+        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (WRONG_STATE: the session was ended;
+        KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +128,8 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifySignature(self, request, context):
-        """Checks a detached signature. A bad one is an answer with `valid` false, not an error. Errors: NOT_FOUND (key).
+        """Checks a detached signature. A bad one, or one by a revoked key, is an answer with `valid` false, not an error.
+        Errors: NOT_FOUND (key or version), INVALID_ARGUMENT (the key does not sign).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

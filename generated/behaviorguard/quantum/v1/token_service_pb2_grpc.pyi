@@ -37,8 +37,8 @@ class TokenServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenServiceAsyncStub: ...
     GenerateToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.GenerateTokenRequest, _token_service_pb2.GenerateTokenResponse]
-    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
-    UNAVAILABLE.
+    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (WRONG_STATE: the session was ended;
+    KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
     """
     VerifyToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.VerifyTokenRequest, _token_service_pb2.VerifyTokenResponse]
     """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid`
@@ -58,7 +58,9 @@ class TokenServiceStub:
     HSM_SEALED), UNAVAILABLE.
     """
     VerifySignature: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.VerifySignatureRequest, _token_service_pb2.VerifySignatureResponse]
-    """Checks a detached signature. A bad one is an answer with `valid` false, not an error. Errors: NOT_FOUND (key)."""
+    """Checks a detached signature. A bad one, or one by a revoked key, is an answer with `valid` false, not an error.
+    Errors: NOT_FOUND (key or version), INVALID_ARGUMENT (the key does not sign).
+    """
 
 @_typing.type_check_only
 class TokenServiceAsyncStub(TokenServiceStub):
@@ -69,8 +71,8 @@ class TokenServiceAsyncStub(TokenServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GenerateToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.GenerateTokenRequest, _token_service_pb2.GenerateTokenResponse]  # type: ignore[assignment]
-    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
-    UNAVAILABLE.
+    """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (WRONG_STATE: the session was ended;
+    KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
     """
     VerifyToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.VerifyTokenRequest, _token_service_pb2.VerifyTokenResponse]  # type: ignore[assignment]
     """Checks a token: signatures, exact algorithm set, audience, times, revocation. A bad token is an answer with `valid`
@@ -90,7 +92,9 @@ class TokenServiceAsyncStub(TokenServiceStub):
     HSM_SEALED), UNAVAILABLE.
     """
     VerifySignature: _aio.UnaryUnaryMultiCallable[_token_service_pb2.VerifySignatureRequest, _token_service_pb2.VerifySignatureResponse]  # type: ignore[assignment]
-    """Checks a detached signature. A bad one is an answer with `valid` false, not an error. Errors: NOT_FOUND (key)."""
+    """Checks a detached signature. A bad one, or one by a revoked key, is an answer with `valid` false, not an error.
+    Errors: NOT_FOUND (key or version), INVALID_ARGUMENT (the key does not sign).
+    """
 
 class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
     """Issues and checks tokens. A hybrid token is one JWS in General JSON form (RFC 7515) with two signatures over the same
@@ -104,8 +108,8 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.GenerateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.GenerateTokenResponse, _abc.Awaitable[_token_service_pb2.GenerateTokenResponse]]:
-        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (KEY_EXPIRED, KEY_REVOKED, HSM_SEALED),
-        UNAVAILABLE.
+        """Issues tokens for a session. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (WRONG_STATE: the session was ended;
+        KEY_EXPIRED, KEY_REVOKED, HSM_SEALED), UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -161,6 +165,8 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.VerifySignatureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.VerifySignatureResponse, _abc.Awaitable[_token_service_pb2.VerifySignatureResponse]]:
-        """Checks a detached signature. A bad one is an answer with `valid` false, not an error. Errors: NOT_FOUND (key)."""
+        """Checks a detached signature. A bad one, or one by a revoked key, is an answer with `valid` false, not an error.
+        Errors: NOT_FOUND (key or version), INVALID_ARGUMENT (the key does not sign).
+        """
 
 def add_TokenServiceServicer_to_server(servicer: TokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
