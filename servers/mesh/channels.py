@@ -1,8 +1,10 @@
-"""Channels to other services: mTLS to the right workload, deadlines, retries of reads, circuit breaker, correlation."""
+"""Channels to other services: mTLS to the right workload, deadlines, retries of reads, circuit breaker, correlation,
+the person behind the call."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
@@ -11,9 +13,10 @@ from grpc import aio
 
 from servers.mesh.breaker import CircuitBreaker
 from servers.mesh.certificates import read_proof
-from servers.mesh.context import current_call
+from servers.mesh.context import SPEAKERS, current_call
+from servers.mesh.identity import USER_ID_KEY, Origin, on_behalf_of
 from servers.mesh.interceptors import CORRELATION_KEY, TRACEPARENT_KEY, new_correlation_id
-from servers.mesh.policy import reads
+from servers.mesh.policy import knows_people, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,12 +53,14 @@ def open_channel(
     *,
     contract: Sequence[str] = (),
     breaker: CircuitBreaker | None = None,
+    own_name: bool = False,
 ) -> aio.Channel:
     """A channel to another workload. Close it when the service stops; it connects when it is first used.
 
     Every call carries the correlation id and trace of the call that is being served, ends with that call's deadline,
-    and raises
-    `MeshError` CIRCUIT_OPEN while the workload mostly fails.
+    and raises `MeshError` CIRCUIT_OPEN while the workload mostly fails. Calls of a workload that may speak for people
+    carry on the person who is being served, wherever the contract lets people reach the RPC: what that person may
+    not do is refused there as well.
 
     Args:
         settings: who we are, and the default deadline of calls that are not streams.
@@ -64,6 +69,8 @@ def open_channel(
         contract: full names of the contract's services that are called; their reads are retried when the workload is
             away.
         breaker: None makes one.
+        own_name: True for what the service does on its own account, whoever asked (a sign-in that issues a token): the
+            person is left out.
 
     Raises:
         OperatorError: a certificate file cannot be read.
@@ -83,7 +90,9 @@ def open_channel(
         ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
     inner = aio.secure_channel(target, credentials, options)
-    return MeshChannel(inner, breaker or CircuitBreaker(service_name), settings.call_seconds)
+    speaks = settings.service_name in SPEAKERS
+    conveyance = Conveyance(origin=speaks, person=speaks and not own_name)
+    return MeshChannel(inner, breaker or CircuitBreaker(service_name), settings.call_seconds, conveyance)
 
 
 def service_config(contract: Sequence[str]) -> dict[str, Any]:
@@ -100,6 +109,16 @@ def service_config(contract: Sequence[str]) -> dict[str, Any]:
     return {"methodConfig": [{"name": names, "retryPolicy": _RETRY}], "retryThrottling": _RETRY_BUDGET}
 
 
+@dataclass(frozen=True, slots=True)
+class Conveyance:
+    """What a channel carries on of the end user whose call is being served."""
+
+    origin: bool = False
+    """Address and browser, for audit records."""
+    person: bool = False
+    """Who they are: the call is then theirs, and is judged by what they may do."""
+
+
 class MeshChannel(aio.Channel):
     """A channel whose calls carry on the call that is being served and respect the breaker.
 
@@ -107,26 +126,37 @@ class MeshChannel(aio.Channel):
     written.
     """
 
-    def __init__(self, inner: aio.Channel, breaker: CircuitBreaker, call_seconds: float) -> None:
+    def __init__(
+        self,
+        inner: aio.Channel,
+        breaker: CircuitBreaker,
+        call_seconds: float,
+        conveyance: Conveyance = Conveyance(),
+    ) -> None:
         self._inner = inner
         self._breaker = breaker
         self._call_seconds = call_seconds
+        self._conveyance = conveyance
 
-    def unary_unary(self, *args: Any, **options: Any) -> Any:
+    def unary_unary(self, method: str, *args: Any, **options: Any) -> Any:
         """See `aio.Channel`."""
-        return _Calls(self._inner.unary_unary(*args, **options), self._breaker, self._call_seconds)
+        return self._calls(method, self._inner.unary_unary(method, *args, **options), self._call_seconds)
 
-    def unary_stream(self, *args: Any, **options: Any) -> Any:
+    def unary_stream(self, method: str, *args: Any, **options: Any) -> Any:
         """See `aio.Channel`. Streams have no default deadline."""
-        return _Calls(self._inner.unary_stream(*args, **options), self._breaker, None)
+        return self._calls(method, self._inner.unary_stream(method, *args, **options), None)
 
-    def stream_unary(self, *args: Any, **options: Any) -> Any:
+    def stream_unary(self, method: str, *args: Any, **options: Any) -> Any:
         """See `aio.Channel`."""
-        return _Calls(self._inner.stream_unary(*args, **options), self._breaker, None)
+        return self._calls(method, self._inner.stream_unary(method, *args, **options), None)
 
-    def stream_stream(self, *args: Any, **options: Any) -> Any:
+    def stream_stream(self, method: str, *args: Any, **options: Any) -> Any:
         """See `aio.Channel`."""
-        return _Calls(self._inner.stream_stream(*args, **options), self._breaker, None)
+        return self._calls(method, self._inner.stream_stream(method, *args, **options), None)
+
+    def _calls(self, method: str, inner: Callable[..., Any], default_seconds: float | None) -> _Calls:
+        of_people = replace(self._conveyance, person=self._conveyance.person and knows_people(method))
+        return _Calls(inner, self._breaker, default_seconds, of_people)
 
     async def __aenter__(self) -> Self:
         return self
@@ -154,10 +184,17 @@ class MeshChannel(aio.Channel):
 class _Calls:
     """Makes the calls of one RPC."""
 
-    def __init__(self, inner: Callable[..., Any], breaker: CircuitBreaker, default_seconds: float | None) -> None:
+    def __init__(
+        self,
+        inner: Callable[..., Any],
+        breaker: CircuitBreaker,
+        default_seconds: float | None,
+        conveyance: Conveyance,
+    ) -> None:
         self._inner = inner
         self._breaker = breaker
         self._default_seconds = default_seconds
+        self._conveyance = conveyance
 
     def __call__(
         self,
@@ -170,7 +207,7 @@ class _Calls:
         serving = current_call()
         remaining = None if serving is None else serving.remaining()
         seconds = [limit for limit in (timeout or self._default_seconds, remaining) if limit is not None]
-        said = _carry_on(serving, metadata)
+        said = _carry_on(serving, metadata, self._conveyance)
         call = self._inner(*request, timeout=min(seconds, default=None), metadata=said, **options)
         call.add_done_callback(self._ended)
         return call
@@ -186,10 +223,14 @@ class _Calls:
 
 
 def _carry_on(
-    serving: CallContext | None, metadata: Sequence[tuple[str, str | bytes]] | None
+    serving: CallContext | None, metadata: Sequence[tuple[str, str | bytes]] | None, conveyance: Conveyance
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """The metadata with the correlation id and trace of the call that is being served, or with an id of its own."""
+    """The metadata with the correlation id and trace of the call that is being served, or with an id of its own, and
+    with the person behind that call where we may speak for them."""
     said = tuple(metadata or ())
+    if conveyance.origin and serving is not None and all(key != USER_ID_KEY for key, _ in said):
+        person = serving.end_user if conveyance.person else None
+        said = (*said, *on_behalf_of(person, came_from=Origin(serving.source_ip, serving.user_agent)))
     if all(key != CORRELATION_KEY for key, _ in said):
         said = (*said, (CORRELATION_KEY, serving.correlation_id if serving is not None else new_correlation_id()))
     if serving is not None and serving.traceparent:

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 Scope = policy_pb2.Scope
 GATEWAY = "gateway"
-"""The one workload that speaks for end users."""
+"""The workload that every end user comes in by: it calls for somebody, or for somebody who is not signed in."""
+SPEAKERS = frozenset({GATEWAY, "identity", "mobile"})
+"""Workloads that may speak for end users; whom any other one names is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndUser:
-    """The person behind a call, as the gateway established them."""
+    """The person behind a call, as the gateway, identity or mobile established them."""
 
     user_id: str
     """UUID of the person."""
@@ -54,6 +56,10 @@ class CallContext:
     """When the caller gives up, on the clock of `time.monotonic`; None when it waits for ever."""
     traceparent: str = ""
     """W3C trace context to hand on; empty when the call belongs to no trace."""
+    source_ip: str = ""
+    """Address that the edge saw, for audit records; empty when unknown. Personal data."""
+    user_agent: str = ""
+    """Name of the browser or app, at most 512 characters, for audit records; empty when unknown. Personal data."""
     check_message: MessageCheck | None = None
     """Set by the mesh in RPCs that check their stream themselves."""
 

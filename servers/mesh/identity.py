@@ -1,11 +1,13 @@
-"""Who is at the other end: the workload that its certificate proves, and the person that the gateway speaks for."""
+"""Who is at the other end: the workload that its certificate proves, and the person that it speaks for."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from servers.mesh.context import GATEWAY, EndUser, Scope
+from servers.mesh.context import SPEAKERS, EndUser, Scope
 from servers.mesh.errors import ErrorReason, MeshError
 
 if TYPE_CHECKING:
@@ -16,16 +18,30 @@ KEY_EXCHANGE: Final = b"X25519MLKEM768"
 """The only key agreement that calls may use: hybrid, safe while either part is."""
 
 END_USER_PREFIX: Final = "x-bg-"
-"""Metadata that speaks for an end user starts with this; only the gateway may send it."""
+"""Metadata that speaks for an end user starts with this; only the workloads in `SPEAKERS` may send it."""
 USER_ID_KEY: Final = "x-bg-user-id"
 ORGANIZATION_ID_KEY: Final = "x-bg-organization-id"
 SCOPE_KEY: Final = "x-bg-scope"
 CLIENT_KEY: Final = "x-bg-client"
+SOURCE_IP_KEY: Final = "x-bg-source-ip"
+USER_AGENT_KEY: Final = "x-bg-user-agent"
 
 _WORKLOAD: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _SCOPES: Final = {"self": Scope.SCOPE_SELF, "analyst": Scope.SCOPE_ANALYST, "admin": Scope.SCOPE_ADMIN}
 _SCOPE_NAMES: Final = {value: name for name, value in _SCOPES.items()}
+_MAX_USER_AGENT: Final = 512
+_NOT_METADATA: Final = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an end user's request came from, as the edge saw it: for audit records and nothing else."""
+
+    source_ip: str = ""
+    """IP address; empty when unknown."""
+    user_agent: str = ""
+    """The browser's or app's own name, at most 512 characters; empty when unknown."""
 
 
 def workload_name(auth_context: Mapping[str, Iterable[bytes]]) -> str:
@@ -54,7 +70,7 @@ def workload_name(auth_context: Mapping[str, Iterable[bytes]]) -> str:
 
 
 def end_user(caller: str, conveyed: Mapping[str, str]) -> EndUser | None:
-    """The person that the gateway speaks for.
+    """The person that the caller speaks for.
 
     Args:
         caller: the calling workload.
@@ -64,14 +80,15 @@ def end_user(caller: str, conveyed: Mapping[str, str]) -> EndUser | None:
         None when the caller speaks for nobody, or for somebody who is not signed in.
 
     Raises:
-        MeshError: CALLER_NOT_ALLOWED when somebody else than the gateway speaks for a person; MALFORMED_BODY when
-            what the gateway says is incomplete.
+        MeshError: CALLER_NOT_ALLOWED when somebody else than the gateway, identity or mobile speaks for a person;
+            MALFORMED_BODY when what they say is incomplete.
     """
     if not conveyed:
         return None
-    if caller != GATEWAY:
+    if caller not in SPEAKERS:
         raise MeshError(
-            ErrorReason.ERROR_REASON_CALLER_NOT_ALLOWED, "only the gateway may call on behalf of an end user"
+            ErrorReason.ERROR_REASON_CALLER_NOT_ALLOWED,
+            f"only {', '.join(sorted(SPEAKERS))} may call on behalf of an end user",
         )
     if USER_ID_KEY not in conveyed and SCOPE_KEY not in conveyed:
         return None
@@ -85,14 +102,34 @@ def end_user(caller: str, conveyed: Mapping[str, str]) -> EndUser | None:
     return EndUser(user_id, organization_id, scope)
 
 
-def on_behalf_of(person: EndUser | None, *, client: str = "") -> tuple[tuple[str, str], ...]:
-    """The metadata with which the gateway says for whom it calls.
+def origin(conveyed: Mapping[str, str]) -> Origin:
+    """Where the request came from; call it after `end_user`, which refuses whoever may not say so.
+
+    An address that is none counts as unknown: it must not stand in the way of a call, nor break an audit record.
+    """
+    address = conveyed.get(SOURCE_IP_KEY, "")
+    try:
+        known = str(ipaddress.ip_address(address)) if address else ""
+    except ValueError:
+        known = ""
+    return Origin(known, conveyed.get(USER_AGENT_KEY, "")[:_MAX_USER_AGENT])
+
+
+def on_behalf_of(
+    person: EndUser | None, *, client: str = "", came_from: Origin | None = None
+) -> tuple[tuple[str, str], ...]:
+    """The metadata with which a workload says for whom it calls.
 
     Args:
         person: who is signed in; None for somebody who is not.
         client: opaque digest of the client's address: calls of people who are not signed in are counted against it.
+        came_from: where the request came from; None: unknown.
     """
-    said = () if not client else ((CLIENT_KEY, client[:64]),)
+    seen = came_from or Origin()
+    address = seen.source_ip.partition("%")[0]  # without the zone of a link-local address, which only this host knows
+    agent = _NOT_METADATA.sub("?", seen.user_agent)[:_MAX_USER_AGENT].strip()  # gRPC metadata is printable ASCII
+    parts = ((CLIENT_KEY, client[:64]), (SOURCE_IP_KEY, address), (USER_AGENT_KEY, agent))
+    said = tuple((key, value) for key, value in parts if value)
     if person is None:
         return said
     return (

@@ -138,6 +138,9 @@ class Call:
         call, plan = self._context, self._plan
         call.caller = identity.workload_name(self._servicer_context.auth_context())
         call.end_user = identity.end_user(call.caller, self._conveyed)
+        if self._conveyed:
+            seen = identity.origin(self._conveyed)
+            call.source_ip, call.user_agent = seen.source_ip, seen.user_agent
         if plan.infrastructure:
             return
         policy.authorize(plan.policy, call.caller, call.end_user)

@@ -103,6 +103,17 @@ def reads(method: MethodDescriptor) -> bool:
     return options.HasExtension(policy_pb2.policy) and options.Extensions[policy_pb2.policy].rate_class in _READS
 
 
+def knows_people(method: str) -> bool:
+    """True when the contract lets people reach the RPC `/package.Service/Method`; False also for one that it does not
+    know (health)."""
+    service, _, name = method.removeprefix("/").partition("/")
+    try:
+        descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+    except KeyError:
+        return False
+    return descriptor.GetOptions().Extensions[policy_pb2.policy].scope != Scope.SCOPE_UNSPECIFIED
+
+
 def authorize(policy: MethodPolicy | None, caller: str, person: EndUser | None) -> None:
     """Apply rules 1 to 4.
 

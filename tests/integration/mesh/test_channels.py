@@ -10,12 +10,25 @@ import pytest
 from behaviorguard.threat.v1 import threat_service_pb2 as threat
 from behaviorguard.threat.v1 import threat_service_pb2_grpc as threat_grpc
 from grpc import aio
+from grpc_health.v1 import health_pb2
 
 from servers.mesh.breaker import BreakerState, CircuitBreaker
 from servers.mesh.channels import open_channel
-from servers.mesh.context import CallContext, enter_call
+from servers.mesh.context import CallContext, EndUser, Scope, enter_call
 from servers.mesh.errors import ErrorReason, MeshError
-from tests.support.mesh import ANNA, BELA, SERVICE, FakeThreat, Identities, Running, event, refused, settings_for
+from servers.mesh.policy import knows_people
+from tests.support.mesh import (
+    ANNA,
+    BELA,
+    ORGANIZATION,
+    SERVICE,
+    FakeThreat,
+    Identities,
+    Running,
+    event,
+    refused,
+    settings_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -23,11 +36,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def connect(identities: Identities) -> AsyncIterator[Callable[..., aio.Channel]]:
-    """Opens mesh channels as `operator`."""
+    """Opens mesh channels, as `operator` unless told otherwise."""
     opened: list[aio.Channel] = []
 
-    def connect(target: str, service: str = "threat", *, call_seconds: float = 10.0, **more: Any) -> aio.Channel:
-        settings = settings_for(identities.of("operator"), "operator", call_seconds=call_seconds)
+    def connect(
+        target: str, service: str = "threat", *, caller: str = "operator", call_seconds: float = 10.0, **more: Any
+    ) -> aio.Channel:
+        settings = settings_for(identities.of(caller), caller, call_seconds=call_seconds)
         opened.append(open_channel(settings, target, service, **more))
         return opened[-1]
 
@@ -58,6 +73,41 @@ async def test_a_call_ends_with_the_call_that_is_served(serve: Any, connect: Any
     enter_call(serving)
     async with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
         await stub.GetRiskProfile(threat.GetRiskProfileRequest(user_id=ANNA), timeout=30)
+
+
+async def test_the_person_who_is_served_is_carried_on(serve: Any, connect: Any) -> None:
+    running: Running = await serve()
+    person = EndUser(ANNA, ORGANIZATION, Scope.SCOPE_SELF)
+    enter_call(CallContext("/x", "gateway", BELA, end_user=person, source_ip="203.0.113.9", user_agent="Browser/1"))
+    stub: Any = threat_grpc.ThreatServiceStub(connect(running.target, caller="mobile"))
+    await stub.AnalyzeRealtime(event(ANNA))
+    async with refused(grpc.StatusCode.PERMISSION_DENIED):  # the person may not, so mobile may not for them
+        await stub.AnalyzeRealtime(event(BELA))
+    alone: Any = threat_grpc.ThreatServiceStub(connect(running.target, caller="mobile", own_name=True))
+    await alone.AnalyzeRealtime(event(BELA))
+    other: Any = threat_grpc.ThreatServiceStub(connect(running.target))
+    await other.AnalyzeRealtime(event(BELA))  # the operator speaks for nobody, whoever it serves
+    seen = [(call.caller, call.end_user, call.source_ip, call.user_agent) for call in running.servicer.calls]
+    assert seen == [
+        ("mobile", person, "203.0.113.9", "Browser/1"),
+        ("mobile", None, "203.0.113.9", "Browser/1"),
+        ("operator", None, "", ""),
+    ]
+
+
+async def test_what_is_for_workloads_alone_is_called_in_the_own_name(serve: Any, connect: Any) -> None:
+    running: Running = await serve()
+    enter_call(CallContext("/x", "gateway", BELA, end_user=EndUser(ANNA, ORGANIZATION, Scope.SCOPE_ADMIN)))
+    check = connect(running.target, caller="mobile").unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    answer = await check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert knows_people(f"/{SERVICE}/AnalyzeRealtime")
+    assert not knows_people("/behaviorguard.quantum.v1.TemplateService/DecryptTemplate")
+    assert not knows_people("/behaviorguard.none.v1.NoService/Nothing")
 
 
 async def test_another_workload_in_the_right_place_is_refused(serve: Any, connect: Any) -> None:

@@ -8,7 +8,8 @@ import grpc
 import pytest
 from behaviorguard.threat.v1 import threat_service_pb2 as threat
 
-from servers.mesh.identity import on_behalf_of
+from servers.mesh.context import EndUser, Scope
+from servers.mesh.identity import Origin, on_behalf_of
 from servers.mesh.limits import WindowLimiter
 from tests.support.mesh import ANNA, BELA, ORGANIZATION, Running, acting_for, event, reason_of, refused
 
@@ -22,12 +23,43 @@ async def test_the_method_sees_the_person_behind_the_call(serve: Any) -> None:
     assert (seen.end_user.user_id, seen.organization_id, seen.only_user_id) == (ANNA, ORGANIZATION, ANNA)
 
 
-async def test_only_the_gateway_speaks_for_people(serve: Any) -> None:
+async def test_other_workloads_speak_for_nobody(serve: Any) -> None:
     running: Running = await serve()
-    for caller in ("mobile", "operator"):
+    for caller in ("operator", "pipeline"):
         async with refused(grpc.StatusCode.PERMISSION_DENIED) as errors:
             await running.stub(caller).AnalyzeRealtime(event(ANNA), timeout=5, metadata=acting_for(ANNA, "admin"))
         assert reason_of(errors[0]) == "ERROR_REASON_CALLER_NOT_ALLOWED"
+
+
+async def test_identity_and_mobile_speak_for_people_too(serve: Any) -> None:
+    running: Running = await serve()
+    await running.stub("mobile").AnalyzeRealtime(event(ANNA), timeout=5, metadata=acting_for(ANNA))
+    erase = threat.EraseBehaviorRequest(user_id=ANNA)
+    await running.stub("identity").EraseBehavior(erase, timeout=5, metadata=acting_for(ANNA))
+    seen = running.servicer.calls[0]
+    assert (seen.caller, seen.actor, seen.organization_id) == ("mobile", ANNA, ORGANIZATION)
+    for caller, call in (("mobile", "AnalyzeRealtime"), ("identity", "EraseBehavior")):
+        request = event(BELA) if call == "AnalyzeRealtime" else threat.EraseBehaviorRequest(user_id=BELA)
+        async with refused(grpc.StatusCode.PERMISSION_DENIED) as errors:
+            await getattr(running.stub(caller), call)(request, timeout=5, metadata=acting_for(ANNA))
+        assert reason_of(errors[0]) == "ERROR_REASON_SCOPE_NOT_ALLOWED"
+
+
+async def test_where_a_request_came_from_is_told_for_audit_records(serve: Any) -> None:
+    running: Running = await serve()
+    stub = running.stub("gateway")
+    person = EndUser(ANNA, ORGANIZATION, Scope.SCOPE_SELF)
+    for origin in (
+        Origin("203.0.113.9", "Browser/1 \N{SNOWMAN}"),
+        Origin("fe80::1%eth0", "a" * 600),
+        Origin("made up"),
+    ):
+        await stub.AnalyzeRealtime(event(ANNA), timeout=5, metadata=on_behalf_of(person, came_from=origin))
+    seen = [(call.source_ip, call.user_agent) for call in running.servicer.calls]
+    assert seen == [("203.0.113.9", "Browser/1 ?"), ("fe80::1", "a" * 512), ("", "")]
+    async with refused(grpc.StatusCode.PERMISSION_DENIED):
+        said = on_behalf_of(None, came_from=Origin("203.0.113.9"))
+        await running.stub("operator").AnalyzeRealtime(event(ANNA), timeout=5, metadata=said)
 
 
 async def test_the_gateway_needs_somebody_who_is_signed_in(serve: Any) -> None:

@@ -132,8 +132,9 @@ def test_naming_oneself_or_nobody_is_allowed() -> None:
 
 
 def test_a_person_in_the_gateways_words_comes_back() -> None:
-    for scope in (Scope.SCOPE_SELF, Scope.SCOPE_ANALYST, Scope.SCOPE_ADMIN):
-        assert end_user("gateway", dict(on_behalf_of(person(scope)))) == person(scope)
+    for caller in ("gateway", "identity", "mobile"):
+        for scope in (Scope.SCOPE_SELF, Scope.SCOPE_ANALYST, Scope.SCOPE_ADMIN):
+            assert end_user(caller, dict(on_behalf_of(person(scope)))) == person(scope)
     assert end_user("gateway", dict(on_behalf_of(None, client="abc"))) is None
     assert on_behalf_of(None) == ()
 

@@ -164,7 +164,9 @@ class MethodPolicy(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     scope: Global___Scope.ValueType
-    """What the end user behind the caller must be, when the caller acts for one (the gateway always does)."""
+    """What the end user behind the caller must be, when the caller acts for one. The gateway always does; "identity" and
+    "mobile" do while they serve one; nobody else may.
+    """
     rate_class: Global___RateClass.ValueType
     """The budget that the call is counted against."""
     audited: _builtins.bool
