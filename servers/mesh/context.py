@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from behaviorguard.api.v1 import policy_pb2
@@ -41,6 +41,28 @@ class MessageCheck(Protocol):
 
 
 @dataclass(slots=True)
+class AuditNotes:
+    """Particulars for the one audit record of a call, added by the method that serves it."""
+
+    operation: str = ""
+    """Label of the operation ("keygen"); empty: what the RPC's name says."""
+    key_id: str = ""
+    """UUID of the key; empty when none was concerned."""
+    organization_id: str = ""
+    """UUID of the organisation; empty: the call's."""
+    user_id: str = ""
+    """UUID of the person concerned; empty: the person behind the call."""
+    data: dict[str, object] = field(default_factory=dict)
+    """Particulars as plain JSON values: algorithm, sizes, versions; nothing personal, nothing secret."""
+    hsm_operation_id: str = ""
+    """The HSM's own number for the operation."""
+    result: str = ""
+    """"partial" when only some items of a batch were done; empty: what became of the call."""
+    recorded: bool = False
+    """Set by whoever wrote the record together with the change itself: the mesh then writes none."""
+
+
+@dataclass(slots=True)
 class CallContext:
     """One call in progress."""
 
@@ -62,6 +84,14 @@ class CallContext:
     """Name of the browser or app, at most 512 characters, for audit records; empty when unknown. Personal data."""
     check_message: MessageCheck | None = None
     """Set by the mesh in RPCs that check their stream themselves."""
+    _audit: AuditNotes | None = None
+
+    @property
+    def audit(self) -> AuditNotes:
+        """Notes for the call's audit record; nothing becomes of them where the contract does not say `audited`."""
+        if self._audit is None:
+            self._audit = AuditNotes()
+        return self._audit
 
     @property
     def organization_id(self) -> str:

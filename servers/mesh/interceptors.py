@@ -20,13 +20,14 @@ import random
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
 from servers.mesh import identity, policy
+from servers.mesh.audit import Outcome, audit_unavailable
 from servers.mesh.context import GATEWAY, CallContext, enter_call
 from servers.mesh.errors import STATUS_DETAILS_KEY, ErrorReason, MeshError
 from servers.mesh.streams import DrainingError, StreamGate
@@ -39,12 +40,12 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from opentelemetry.trace import Span
 
+    from servers.mesh.audit import AuditSink
     from servers.mesh.limits import RateLimiter
     from servers.mesh.telemetry import RpcTelemetry
     from servers.mesh.validation import MessageValidator
 
 _log = logging.getLogger(__name__)
-_audit = logging.getLogger("behaviorguard.audit")
 
 CORRELATION_KEY: Final = "x-correlation-id"
 TRACEPARENT_KEY: Final = "traceparent"
@@ -53,22 +54,6 @@ _CORRELATION: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _RETRY_SECONDS: Final = 1.0
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
-class AuditSink(Protocol):
-    """Takes the records of calls whose contract says `audited`."""
-
-    def record(self, call: CallContext, outcome: str) -> None:
-        """Keep that `call` ended with status code `outcome`, allowed or refused. Must not block."""
-
-
-class LogAudit:
-    """Writes audit records to the log `behaviorguard.audit`."""
-
-    def record(self, call: CallContext, outcome: str) -> None:
-        """See `AuditSink`."""
-        said = {"actor": call.actor, "organization_id": call.organization_id, "outcome": outcome}
-        _audit.info("audited call", extra=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +105,16 @@ class Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, aio.AbortError):
-            self._finish(_code_name(self._servicer_context.code()))
+        if error is None:
+            await self._succeed()
+        elif isinstance(error, aio.AbortError):  # the method has answered already
+            await self._end_unsaid(_code_name(self._servicer_context.code()))
         elif isinstance(error, Exception):
-            await self._refuse(error)
+            await self._refuse(as_mesh_error(error), error)
         else:  # cancelled by the caller, by its deadline or by the end of the server
             remaining = self._servicer_context.time_remaining()
             late = remaining is not None and remaining <= 0
-            self._finish("DEADLINE_EXCEEDED" if late else "CANCELLED")
+            await self._end_unsaid("DEADLINE_EXCEEDED" if late else "CANCELLED")
 
     def admit(self) -> None:
         """Admission of the call: who calls, and may they.
@@ -237,8 +224,30 @@ class Call:
             call.deadline = time.monotonic() + remaining
         enter_call(call)
 
-    async def _refuse(self, error: Exception) -> None:
-        refusal = as_mesh_error(error)
+    async def _succeed(self) -> None:
+        """An audited success leaves only when its record is durable."""
+        code = _code_name(self._servicer_context.code())
+        if self._audited:
+            try:
+                await self._record(code)
+            except Exception as error:
+                unwritten = error if isinstance(error, MeshError) else audit_unavailable("the record cannot be written")
+                await self._answer(unwritten, error)
+                return
+        self._finish(code)
+
+    async def _refuse(self, refusal: MeshError, error: Exception) -> None:
+        if self._audited:
+            await self._record_or_log(refusal.code.name, refusal.reason_name, refusal.message)
+        await self._answer(refusal, error)
+
+    async def _end_unsaid(self, code: str) -> None:
+        """End a call to whose caller nothing can be said any more."""
+        self._finish(code)
+        if self._audited:
+            await self._record_or_log(code)
+
+    async def _answer(self, refusal: MeshError, error: Exception) -> None:
         code = refusal.code.name
         said = {"code": code, "reason": refusal.reason_name}
         if refusal.reason == ErrorReason.ERROR_REASON_INTERNAL:
@@ -254,11 +263,27 @@ class Call:
             refusal.code, refusal.message, ((STATUS_DETAILS_KEY, details), (CORRELATION_KEY, correlation_id))
         )
 
+    @property
+    def _audited(self) -> bool:
+        return self._plan.policy is not None and self._plan.policy.audited
+
+    async def _record(self, code: str, reason: str = "", message: str = "") -> None:
+        if self._context.audit.recorded:
+            return
+        seconds = time.perf_counter() - self._begun
+        await self._mesh.audit.record(self._context, Outcome(code, reason, message, seconds))
+
+    async def _record_or_log(self, code: str, reason: str = "", message: str = "") -> None:
+        """The record of a call that was not done anyway: its own reason is the answer even when this fails."""
+        try:
+            await self._record(code, reason, message)
+        except Exception as error:
+            said = {"code": code, "reason": reason, "cause": type(error).__name__}
+            _log.error("the audit record of a refused call could not be written", extra=said)
+
     def _finish(self, code: str) -> None:
         seconds = time.perf_counter() - self._begun
         self._mesh.telemetry.end(self._plan.name, code, seconds, self._span)
-        if self._plan.policy is not None and self._plan.policy.audited:
-            self._mesh.audit.record(self._context, code)
 
 
 class Requests:

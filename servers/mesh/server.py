@@ -15,12 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
+from servers.mesh.audit import AuditSink, LogAudit
 from servers.mesh.certificates import ServerCertificate
 from servers.mesh.errors import OperatorError
 from servers.mesh.handlers import HandlerCollector, MeshHandler
 from servers.mesh.health import HealthMonitor
 from servers.mesh.health_service import HealthService
-from servers.mesh.interceptors import AuditSink, LogAudit, Mesh, MethodPlan
+from servers.mesh.interceptors import Mesh, MethodPlan
 from servers.mesh.limits import RateLimiter, WindowLimiter
 from servers.mesh.logs import LogOutput, start_logging
 from servers.mesh.policy import MethodPolicy, read_policies
