@@ -166,24 +166,25 @@ def check_scope(principal: Principal, operation: Operation) -> None:
         raise MeshError(ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "Your role does not allow this.")
 
 
-def read_cookie(exchange: Exchange) -> str:
-    """The session handle that a browser sent; empty when there is none."""
+def read_cookie(exchange: Exchange, name: str = COOKIE) -> str:
+    """A cookie that a browser sent, by default the session's handle; empty when there is none."""
     jar = SimpleCookie()
     try:
         for header in exchange.headers.getlist("cookie"):
             jar.load(header)
     except CookieError:
         return ""
-    return jar[COOKIE].value if COOKIE in jar else ""
+    return jar[name].value if name in jar else ""
 
 
-def write_cookie(handle: str, seconds: int | None, *, secure: bool) -> str:
+def write_cookie(handle: str, seconds: int | None, *, secure: bool, name: str = COOKIE) -> str:
     """A Set-Cookie value that browsers send back to this host alone and that no script can read.
 
     Args:
         handle: the session's handle; empty to forget it.
         seconds: how long the browser keeps it; None: until it is closed.
-        secure: True to have it sent over TLS alone.
+        secure: True to have it sent over TLS alone (and to this machine itself).
+        name: the cookie's name.
     """
     life = "" if seconds is None else f"; Max-Age={seconds}"
-    return f"{COOKIE}={handle}{life}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+    return f"{name}={handle}{life}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"

@@ -78,18 +78,19 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         ContractError, ValueError, OSError: the settings do not fit the contract or the files.
     """
     async with AsyncExitStack() as stack:
-        operations = read_contract(settings.descriptors_file, set(settings.upstreams))
+        services = {service for upstream in settings.upstreams for service in upstream.services}
+        operations = read_contract(settings.descriptors_file, services)
         telemetry = Telemetry(settings)
         stack.push_async_callback(asyncio.to_thread, telemetry.close)
         redis = _open_redis(settings)
         stack.push_async_callback(redis.aclose)
         channels: dict[str, aio.Channel] = {}
-        for service, (workload, target) in settings.upstreams.items():
-            channels[service] = open_channel(settings, target, workload, contract=[service])
-            stack.push_async_callback(channels[service].close)
         checks = [redis_check(redis)]
-        for service, channel in channels.items():
-            checks.append(service_check(settings.upstreams[service][0], service, channel))
+        for upstream in settings.upstreams:
+            channel = open_channel(settings, upstream.target, upstream.name, contract=upstream.services)
+            stack.push_async_callback(channel.close)
+            channels |= dict.fromkeys(upstream.services, channel)
+            checks.append(service_check(upstream.name, upstream.services[0], channel))
         health = HealthMonitor(settings.service_name, checks, interval_seconds=settings.health_interval_seconds)
         tasks = await stack.enter_async_context(TaskOwner())
         tasks.start("health", health.watch)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from google.api.http_pb2 import HttpRule
-    from google.protobuf.descriptor import Descriptor, MethodDescriptor
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
     from google.protobuf.message import Message
 
 _VERBS: Final = ("get", "post", "put", "patch", "delete")
@@ -130,5 +130,25 @@ def _check(operation: Operation) -> None:
             raise ContractError(f"{operation.rpc}: {part!r} must be one scalar field of the request")
     if operation.body not in ("", "*") and operation.body not in fields:
         raise ContractError(f"{operation.rpc}: the body {operation.body!r} is no field of the request")
+    _check_http_fields(operation)
     if operation.client_streams and not operation.server_streams:
         raise ContractError(f"{operation.rpc}: a stream of requests with a single answer has no form over WebSocket")
+
+
+def _check_http_fields(operation: Operation) -> None:
+    """Headers and cookies carry single values of the request or answer itself, by calls that are no sockets."""
+    for field in (*operation.request.fields, *operation.response.fields):
+        carried = http_field(field)
+        if carried is None:
+            continue
+        if operation.is_socket or field.is_repeated or field.message_type is not None:
+            raise ContractError(f"{operation.rpc}: no header or cookie can carry {field.full_name}")
+
+
+def http_field(field: FieldDescriptor) -> policy_pb2.HttpField | None:
+    """Where a field travels in HTTP besides the body; None when nowhere."""
+    options = field.GetOptions()
+    if not options.HasExtension(policy_pb2.http):
+        return None
+    found: policy_pb2.HttpField = options.Extensions[policy_pb2.http]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +17,18 @@ _REPOSITORY: Final = Path(__file__).resolve().parents[2]
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamWorkload:
+    """A workload that the gateway calls."""
+
+    name: str
+    """Its name, as its certificate says it."""
+    target: str
+    """Where it listens, "host:port"."""
+    services: tuple[str, ...]
+    """Full names of the contract's services that it offers to people."""
+
+
 class GatewaySettings(MeshSettings):
     """Settings of the gateway, from `BEHAVIORGUARD_<NAME>`, beside those that all servers share."""
 
@@ -27,6 +40,9 @@ class GatewaySettings(MeshSettings):
 
     threat_target: str = "127.0.0.1:3002"
     """Where the threat service listens, "host:port"; empty leaves its routes out."""
+
+    quantum_target: str = "127.0.0.1:3005"
+    """Where the quantum service listens, "host:port"; empty leaves its routes out."""
 
     organization_id: str = DEFAULT_ORGANIZATION_ID
     """Organisation that trial sessions and the operator belong to, until sign-in says it."""
@@ -102,7 +118,19 @@ class GatewaySettings(MeshSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
-    def upstreams(self) -> dict[str, tuple[str, str]]:
-        """Services that run: full name in the contract, to (workload name, "host:port")."""
-        known = {"behaviorguard.threat.v1.ThreatService": ("threat", self.threat_target)}
-        return {name: upstream for name, upstream in known.items() if upstream[1]}
+    def upstreams(self) -> tuple[UpstreamWorkload, ...]:
+        """The workloads behind the gateway that run."""
+        known = (
+            UpstreamWorkload("threat", self.threat_target, ("behaviorguard.threat.v1.ThreatService",)),
+            UpstreamWorkload(
+                "quantum",
+                self.quantum_target,
+                (
+                    "behaviorguard.quantum.v1.KeyService",
+                    "behaviorguard.quantum.v1.TemplateService",
+                    "behaviorguard.quantum.v1.TokenService",
+                    "behaviorguard.quantum.v1.AuditService",
+                ),
+            ),
+        )
+        return tuple(upstream for upstream in known if upstream.target)

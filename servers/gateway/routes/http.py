@@ -9,6 +9,8 @@ from servers.gateway.exchange import STATE_KEY, Exchange
 from servers.mesh.errors import ErrorReason, MeshError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.types import Receive, Scope, Send
 
 
@@ -73,12 +75,15 @@ def _too_large(limit: int) -> MeshError:
     return MeshError(ErrorReason.ERROR_REASON_TOO_LARGE, f"The body is over {limit} bytes.")
 
 
-async def send_json(send: Send, body: bytes, status: int = 200, cookie: str = "") -> None:
-    """Sends a JSON answer that nobody stores."""
+async def send_json(
+    send: Send, body: bytes, status: int = 200, cookie: str = "", more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Sends a JSON answer that nobody stores; `more` are further headers."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
+        *more,
     ]
     if cookie:
         headers.append((b"set-cookie", cookie.encode("latin-1")))

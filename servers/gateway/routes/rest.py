@@ -10,6 +10,7 @@ import grpc
 
 from servers.gateway.contract import path_fields
 from servers.gateway.edge import problem_headers
+from servers.gateway.http_fields import AnswerFields, RequestFields
 from servers.gateway.json_values import JsonMismatchError, query_reader
 from servers.gateway.problems import Problem, from_mismatch, from_rpc_error
 from servers.gateway.routes.http import ClientGoneError, exchange_of, read_body, send_json
@@ -64,6 +65,8 @@ class RestEndpoint:
         self._after = after
         self._status = operation.policy.http_status or 200
         self._parameters = _Parameters(operation, codec)
+        self._request_fields = RequestFields(operation)
+        self._answer_fields = AnswerFields(operation, codec)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -72,6 +75,7 @@ class RestEndpoint:
         try:
             body = await read_body(exchange, receive, limit=self._max_body_bytes, seconds=self._body_seconds)
             request = await self._read(scope, body)
+            self._request_fields.apply(request, exchange)
             self._stamp.apply(request, principal, exchange)
             answer = await self._upstream.unary(request, principal, exchange)
         except ClientGoneError:
@@ -82,7 +86,8 @@ class RestEndpoint:
             await _refuse(send, from_rpc_error(error), exchange)
         else:
             cookie = "" if self._after is None else await self._after(answer, exchange)
-            await send_json(send, self._codec.encode(answer), self._status, cookie)
+            document, headers = self._answer_fields.apply(answer)
+            await send_json(send, document, self._status, cookie, headers)
 
     async def _read(self, scope: Scope, body: bytes) -> Message:
         if len(body) > _OFF_LOOP_BYTES:

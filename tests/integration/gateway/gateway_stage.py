@@ -189,6 +189,7 @@ async def open_stage(pki: Path, store: str, folder: Path, **changes: Any) -> Asy
             "port": 0,
             "redis_url": store,
             "threat_target": f"127.0.0.1:{port}",
+            "quantum_target": "",
             "operator_token_file": token,
             "drain_seconds": 1.0,
             **_identity(pki, "gateway"),
