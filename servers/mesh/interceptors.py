@@ -82,6 +82,9 @@ class Mesh:
     audit: AuditSink
     gate: StreamGate
     max_concurrent: int
+    max_message_bytes: int = 4 * 1024 * 1024
+    """Largest request message, bytes. gRPC itself takes larger ones up to a multiple of this, so that the refusal has
+    its reason and its audit record."""
 
 
 class Call:
@@ -138,8 +141,11 @@ class Call:
         """Read one request.
 
         Raises:
-            MeshError: it is not the message that the RPC takes.
+            MeshError: it is too large, or not the message that the RPC takes.
         """
+        limit = self._mesh.max_message_bytes
+        if len(body) > limit:
+            raise MeshError(ErrorReason.ERROR_REASON_TOO_LARGE, f"the message is over {limit} bytes")
         if self._plan.parse is None:
             raise RuntimeError(f"{self._plan.name} takes no messages")
         try:

@@ -42,6 +42,8 @@ HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION: Final = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 _INFRASTRUCTURE: Final = (HEALTH, REFLECTION)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_REFUSED_BYTES: Final = 4
+"""How many times the largest message gRPC reads before it gives up without a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,15 @@ class MeshServer:
             _require_methods(binding)
         self.calls = RpcTelemetry(self.telemetry, [*_methods(self.services), *_methods(_INFRASTRUCTURE)])
         """What the server's RPCs have done so far."""
-        mesh = Mesh(self.calls, MessageValidator(), limiter, audit, self._gate, self.settings.max_concurrent_rpcs)
+        mesh = Mesh(
+            self.calls,
+            MessageValidator(),
+            limiter,
+            audit,
+            self._gate,
+            self.settings.max_concurrent_rpcs,
+            self.settings.max_message_bytes,
+        )
         handler = MeshHandler(mesh)
         for binding in (*bindings, *self._infrastructure()):
             collector = HandlerCollector()
@@ -207,7 +217,7 @@ def _require_methods(binding: ServiceBinding) -> None:
 
 def _options(settings: MeshSettings) -> list[tuple[str, Any]]:
     return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", _REFUSED_BYTES * settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_rpcs),  # a connection
         ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a balance

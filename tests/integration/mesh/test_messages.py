@@ -117,6 +117,10 @@ async def test_an_oversized_message_is_refused(serve: Any) -> None:
     running: Running = await serve(max_message_bytes=2048)
     request = event()
     request.event_data.contextual_data.user_agent = "x" * 4096
+    async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
+        await running.stub("operator").AnalyzeRealtime(request, timeout=5)
+    assert reason_of(errors[0]) == "ERROR_REASON_TOO_LARGE"
+    request.event_data.contextual_data.user_agent = "x" * 10_000  # gRPC itself stops reading
     async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED):
         await running.stub("operator").AnalyzeRealtime(request, timeout=5)
     await running.stub("operator").AnalyzeRealtime(event(), timeout=5)  # and the server lives on
