@@ -63,6 +63,7 @@ def test_any_sizes_are_refused_alike(kem: Algorithm, sizes: tuple[int, int, int]
     assert refusal.value.__suppress_context__
 
 
+@pytest.mark.parametrize("kem", KEMS)
 def test_another_key_does_not_open(kem: Algorithm) -> None:
     sealed = seal(PUBLIC_KEYS[kem], b"info", b"", b"secret")
     other = PROVIDER.kem_private_key(kem, os.urandom(kem.parameters.seed_size))
@@ -70,11 +71,13 @@ def test_another_key_does_not_open(kem: Algorithm) -> None:
         open_sealed(other, sealed, b"info", b"")
 
 
+@pytest.mark.parametrize("kem", KEMS)
 def test_nothing_repeats_between_two_boxes(kem: Algorithm) -> None:
     one, other = (seal(PUBLIC_KEYS[kem], b"info", b"", b"the same") for _ in range(2))
     assert all(left != right for left, right in zip(_parts(one), _parts(other), strict=True))
 
 
+@pytest.mark.parametrize("kem", KEMS)
 def test_a_box_shows_nothing_of_itself(kem: Algorithm) -> None:
     assert repr(seal(PUBLIC_KEYS[kem], b"info", b"", b"plain")) == "Sealed()"
 
