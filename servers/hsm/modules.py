@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 QUORUM: Final = 2
 """Modules that must have a change durably before it is acknowledged."""
 
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
-_NEW: Final = ".new"
+NEW: Final = ".new"
+"""Ends the name of a file that is being written; one that is found later is rubbish of a killed process."""
 T = TypeVar("T")
 
 
@@ -88,7 +90,7 @@ class Module:
         """Replace what lies under a name; durable when it returns."""
         path = self.folder / name
         self._make_folder(path.parent)
-        new = path.with_name(path.name + _NEW)
+        new = path.with_name(f"{path.name}.{threading.get_ident()}{NEW}")
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
         try:
             with os.fdopen(handle, "wb", closefd=False) as file:
