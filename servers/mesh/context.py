@@ -84,6 +84,8 @@ class CallContext:
     """Name of the browser or app, at most 512 characters, for audit records; empty when unknown. Personal data."""
     check_message: MessageCheck | None = None
     """Set by the mesh in RPCs that check their stream themselves."""
+    begun: float = 0.0
+    """When the call arrived, on the clock of `time.perf_counter`."""
     _audit: AuditNotes | None = None
 
     @property

@@ -97,7 +97,7 @@ class Call:
         self._conveyed: dict[str, str] = {}
         self._begun = time.perf_counter()
         self._span: Span | None = None
-        self._context = CallContext(plan.name, "", "")
+        self._context = CallContext(plan.name, "", "", begun=self._begun)
 
     async def __aenter__(self) -> Self:
         self._correlate()
