@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from behaviorguard.api.v1.errors_pb2 import ErrorReason
 
 from servers.crypto.algorithms import Kind
 from servers.crypto.errors import CryptoError
 from servers.mesh.errors import MeshError
+from servers.quantum.key_ring import no_such_key
 from servers.quantum.keys import KeyStatus
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
     from servers.crypto.algorithms import Algorithm
     from servers.crypto.provider import CryptoProvider, VerifyingKey
+    from servers.quantum.key_ring import KeyRing
     from servers.quantum.keys import Key
     from servers.quantum.ports import Hsm
+    from servers.quantum.use_limits import UseLimits
 
 MESSAGE_CONTEXT: Final = b"bg-message/v1:"
 """Stands before the caller's context in every detached signature. Tokens are signed under the empty context (RFC 9964)
@@ -164,29 +167,12 @@ class Detached:
     """The HSM's own number for the operation."""
 
 
-class SigningKeys(Protocol):
-    """The organisations' keys, as far as signatures need them."""
-
-    async def get(self, organization_id: str, key_id: str) -> Key:
-        """The key.
-
-        Raises:
-            MeshError: NOT_FOUND, the organisation has none of that id.
-        """
-
-    async def take_use(self, organization_id: str, key_id: str) -> Key:
-        """The key, active, with one use of its newest version taken.
-
-        Raises:
-            MeshError: NOT_FOUND, KEY_REVOKED, KEY_EXPIRED or KEY_USES_EXHAUSTED.
-        """
-
-
 class DetachedSignatures:
     """Signs and checks messages with an organisation's keys, never with the platform's."""
 
-    def __init__(self, keys: SigningKeys, hsm: Hsm, verifier: SignatureVerifier) -> None:
+    def __init__(self, keys: KeyRing, limits: UseLimits, hsm: Hsm, verifier: SignatureVerifier) -> None:
         self._keys = keys
+        self._limits = limits
         self._hsm = hsm
         self._verifier = verifier
 
@@ -200,10 +186,11 @@ class DetachedSignatures:
             context: the caller's context, at most `MAX_CONTEXT_BYTES`.
 
         Raises:
-            MeshError: as `SigningKeys` and `Hsm` say; UNSUPPORTED_ALGORITHM where the key does not sign.
+            MeshError: NOT_FOUND, also for the platform's own keys; UNSUPPORTED_ALGORITHM, KEY_REVOKED, KEY_EXPIRED,
+                KEY_USES_EXHAUSTED; and as `Hsm` says.
         """
-        _require_signing(await self._keys.get(organization_id, key_id))
-        key = await self._keys.take_use(organization_id, key_id)
+        key = (await self._keys.signing_key(organization_id, key_id, datetime.now(UTC))).key
+        await self._limits.take(key)
         signed = await self._hsm.sign(key.newest.key_handle, organization_id, message, message_context(context))
         return Detached(
             key.algorithm, key.key_id, key.newest.number, signed.signature, datetime.now(UTC), signed.operation_id
@@ -225,7 +212,7 @@ class DetachedSignatures:
         Raises:
             MeshError: NOT_FOUND (key or version), UNSUPPORTED_ALGORITHM, OVERLOADED.
         """
-        key = await self._keys.get(organization_id, key_id)
+        key = (await self._keys.get(organization_id, key_id)).key
         _require_signing(key)
         used = key.version(version) if version else key.newest
         if used is None:
@@ -248,7 +235,7 @@ def message_context(context: bytes) -> bytes:
 def _require_signing(key: Key) -> None:
     if key.platform:
         # Also where an administrator of the platform's organisation asks: its keys sign tokens and checkpoints alone.
-        raise MeshError(ErrorReason.ERROR_REASON_NOT_FOUND, "the organisation has no such key")
+        raise no_such_key()
     if key.algorithm.kind is not Kind.SIGNATURE:
         raise MeshError(ErrorReason.ERROR_REASON_UNSUPPORTED_ALGORITHM, f"{key.algorithm} does not sign")
 
