@@ -115,6 +115,14 @@ class Admission:
         """
         self._frontier.check_origin(exchange)
 
+    def check_request(self, exchange: Exchange) -> None:
+        """`check_origin` for requests that may change something.
+
+        Raises:
+            MeshError: it comes from another site's page.
+        """
+        self._frontier.check_request(exchange)
+
     async def admit(self, exchange: Exchange, operation: Operation) -> Principal:
         """Admits a request, counting it against its sender's budget.
 
@@ -126,13 +134,21 @@ class Admission:
         else:
             self._frontier.check_request(exchange)
         principal = await self.identify(exchange)
+        await self.authorize(principal, exchange, operation)
+        return principal
+
+    async def authorize(self, principal: Principal, exchange: Exchange, operation: Operation) -> None:
+        """Admits a request of a known sender, counting it against their budget.
+
+        Raises:
+            MeshError: nobody is signed in, the scope is too low, or the budget is spent.
+        """
         check_scope(principal, operation)
         subject = principal.subject
         if principal.session is not None and operation.policy.scope == policy_pb2.SCOPE_ANONYMOUS:
             # What anybody may do is counted by address, or each session that it opens would bring a budget of its own.
             subject = f"anonymous-{exchange.client}"
         await self._budgets.spend(subject, operation)
-        return principal
 
     async def spend(self, principal: Principal, operation: Operation) -> None:
         """Counts one more message of a stream.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from redis.asyncio import ConnectionPool, Redis
@@ -17,6 +17,7 @@ from servers.gateway.calls import Upstream
 from servers.gateway.contract import Operation, read_contract
 from servers.gateway.edge import Edge, HttpTelemetry
 from servers.gateway.exchange import Frontier
+from servers.gateway.refusals import RefusalAudit
 from servers.gateway.routes.health import HealthEndpoint, redis_check, service_check
 from servers.gateway.routes.pages import OpenApiEndpoint, Pages
 from servers.gateway.routes.rest import RestEndpoint
@@ -24,6 +25,8 @@ from servers.gateway.routes.session import START_TRIAL, OpenTrialSession, Sessio
 from servers.gateway.routes.sockets import SocketCensus, SocketEndpoint
 from servers.gateway.sessions import SessionStore
 from servers.gateway.transcoding import Codec
+from servers.mesh.audit import LogAudit
+from servers.mesh.audit_link import open_audit
 from servers.mesh.channels import open_channel
 from servers.mesh.health import HealthMonitor
 from servers.mesh.tasks import TaskOwner
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from servers.gateway.settings import GatewaySettings
+    from servers.mesh.audit import AuditSink
 
 _REDIS_SECONDS = 1.0
 _SOCKETS_CONNECTIONS = 128
@@ -68,6 +72,8 @@ class Parts:
     """Reported at /healthz."""
     telemetry: Telemetry
     """Counts requests."""
+    audit: AuditSink = field(default_factory=LogAudit)
+    """Takes the records of what the gateway refuses."""
 
 
 @asynccontextmanager
@@ -94,7 +100,8 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         health = HealthMonitor(settings.service_name, checks, interval_seconds=settings.health_interval_seconds)
         tasks = await stack.enter_async_context(TaskOwner())
         tasks.start("health", health.watch)
-        parts = Parts(settings, operations, redis, channels, health, telemetry)
+        audit = await stack.enter_async_context(open_audit(settings))
+        parts = Parts(settings, operations, redis, channels, health, telemetry, audit)
         telemetry.start()
         yield Gateway(build_app(parts), tasks, health)
 
@@ -144,7 +151,7 @@ def build_app(parts: Parts) -> ASGIApp:
 
 
 def _contract_routes(parts: Parts, admission: Admission, open_trial: OpenTrialSession) -> list[BaseRoute]:
-    settings, codec = parts.settings, Codec()
+    settings, codec, refusals = parts.settings, Codec(), RefusalAudit(parts.audit)
     census = SocketCensus(total=settings.max_sockets, each=settings.sockets_per_session)
 
     def route(operation: Operation) -> BaseRoute:
@@ -157,6 +164,7 @@ def _contract_routes(parts: Parts, admission: Admission, open_trial: OpenTrialSe
             upstream,
             admission,
             codec,
+            refusals,
             max_body_bytes=settings.max_body_bytes,
             body_seconds=settings.body_seconds,
             after=open_trial if operation.rpc == START_TRIAL else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from servers.mesh.identity import Origin, on_behalf_of
+from servers.mesh.identity import on_behalf_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -53,8 +53,7 @@ class Upstream:
 
 def metadata(principal: Principal, exchange: Exchange) -> tuple[tuple[str, str], ...]:
     """What services are told of the end user. Who they are comes from nothing that the client says."""
-    came_from = Origin(exchange.address, exchange.headers.get("user-agent", ""))
     return (
-        *on_behalf_of(principal.end_user, client=exchange.client, came_from=came_from),
+        *on_behalf_of(principal.end_user, client=exchange.client, came_from=exchange.origin),
         ("x-correlation-id", exchange.correlation_id),
     )

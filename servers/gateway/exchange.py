@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from servers.mesh.errors import ErrorReason, MeshError
+from servers.mesh.identity import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 STATE_KEY: Final = "behaviorguard.exchange"
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _IPV6_PREFIX: Final = 64
+_MAX_USER_AGENT: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Exchange:
     """True when the client speaks TLS, to us or to a trusted proxy."""
     host: str
     """Host header."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where the request came from, for audit records; an address goes without its zone, which only we know."""
+        return Origin(self.address.partition("%")[0], self.headers.get("user-agent", "")[:_MAX_USER_AGENT])
 
 
 class Frontier:

@@ -143,6 +143,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Problem:
     return Problem(http, code, reason, status.message, suggested_action(reason), fields, retry)
 
 
+def has_details(error: grpc.aio.AioRpcError) -> bool:
+    """True when a service of the mesh has answered: the refusal is its own, not the connection's."""
+    return _status_of(error) is not None
+
+
 _PLAIN: Final = {
     ErrorReason.ERROR_REASON_DEADLINE: "The service did not answer in time.",
     ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE: "The service cannot be reached.",

@@ -52,6 +52,10 @@ class MeshSettings(BaseSettings):
     call_seconds: float = Field(default=10.0, gt=0, le=600)
     """Deadline of an outgoing call that sets none."""
 
+    audit_target: str = ""
+    """Where the audit trail is kept: the quantum service, "host:port". Audited calls then succeed only while it can be
+    written. Empty writes their records to the log."""
+
     health_interval_seconds: float = Field(default=30.0, gt=0, le=600)
     """Time between two checks of the dependencies."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
 
@@ -12,9 +13,10 @@ from servers.gateway.contract import path_fields
 from servers.gateway.edge import problem_headers
 from servers.gateway.http_fields import AnswerFields, RequestFields
 from servers.gateway.json_values import JsonMismatchError, query_reader
-from servers.gateway.problems import Problem, from_mismatch, from_rpc_error
+from servers.gateway.problems import Problem, from_mesh_error, from_mismatch, from_rpc_error, has_details
 from servers.gateway.routes.http import ClientGoneError, exchange_of, read_body, send_json
 from servers.gateway.stamping import Stamp
+from servers.mesh.errors import MeshError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from starlette.types import Receive, Scope, Send
 
-    from servers.gateway.admission import Admission
+    from servers.gateway.admission import Admission, Principal
     from servers.gateway.calls import Upstream
     from servers.gateway.contract import Operation
     from servers.gateway.exchange import Exchange
+    from servers.gateway.refusals import RefusalAudit
     from servers.gateway.transcoding import Codec
 
 _OFF_LOOP_BYTES: Final = 64 * 1024
@@ -41,6 +44,15 @@ class AfterCall(Protocol):
         """Returns a Set-Cookie value, or an empty string."""
 
 
+@dataclass(slots=True)
+class _Request:
+    """One request, as far as it is known."""
+
+    exchange: Exchange
+    principal: Principal | None = None
+    """Who sent it; None until that is found out."""
+
+
 class RestEndpoint:
     """ASGI application for one unary operation."""
 
@@ -50,6 +62,7 @@ class RestEndpoint:
         upstream: Upstream,
         admission: Admission,
         codec: Codec,
+        refusals: RefusalAudit,
         *,
         max_body_bytes: int,
         body_seconds: float,
@@ -59,6 +72,7 @@ class RestEndpoint:
         self._upstream = upstream
         self._admission = admission
         self._codec = codec
+        self._refusals = refusals
         self._stamp = Stamp(operation)
         self._max_body_bytes = max_body_bytes
         self._body_seconds = body_seconds
@@ -71,23 +85,49 @@ class RestEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         exchange = exchange_of(scope)
-        principal = await self._admission.admit(exchange, self._operation)
+        request = _Request(exchange)
         try:
-            body = await read_body(exchange, receive, limit=self._max_body_bytes, seconds=self._body_seconds)
-            request = await self._read(scope, body)
-            self._request_fields.apply(request, exchange)
-            self._stamp.apply(request, principal, exchange)
-            answer = await self._upstream.unary(request, principal, exchange)
+            answer = await self._serve(request, scope, receive)
         except ClientGoneError:
             return
+        except MeshError as error:
+            await self._refuse(send, request, from_mesh_error(error), recorded=False)
         except JsonMismatchError as error:
-            await _refuse(send, from_mismatch(error), exchange)
+            await self._refuse(send, request, from_mismatch(error), recorded=False)
         except grpc.aio.AioRpcError as error:
-            await _refuse(send, from_rpc_error(error), exchange)
+            # Without the mesh's details it was the way to the service that failed: nobody there has recorded it.
+            await self._refuse(send, request, from_rpc_error(error), recorded=has_details(error))
         else:
             cookie = "" if self._after is None else await self._after(answer, exchange)
             document, headers = self._answer_fields.apply(answer)
             await send_json(send, document, self._status, cookie, headers)
+
+    async def _serve(self, request: _Request, scope: Scope, receive: Receive) -> Message:
+        """The service's answer.
+
+        Raises:
+            MeshError, JsonMismatchError: the gateway refuses.
+            grpc.aio.AioRpcError: the service refuses or fails.
+            ClientGoneError: the client hung up.
+        """
+        exchange = request.exchange
+        self._admission.check_request(exchange)
+        principal = request.principal = await self._admission.identify(exchange)
+        await self._admission.authorize(principal, exchange, self._operation)
+        body = await read_body(exchange, receive, limit=self._max_body_bytes, seconds=self._body_seconds)
+        message = await self._read(scope, body)
+        self._request_fields.apply(message, exchange)
+        self._stamp.apply(message, principal, exchange)
+        return await self._upstream.unary(message, principal, exchange)
+
+    async def _refuse(self, send: Send, request: _Request, problem: Problem, *, recorded: bool) -> None:
+        exchange = request.exchange
+        if not recorded:
+            await self._refusals.refused(self._operation, request.principal, exchange, problem)
+        body = problem.body(exchange.correlation_id)
+        start = {"type": "http.response.start", "status": problem.status, "headers": problem_headers(problem, body)}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
 
     async def _read(self, scope: Scope, body: bytes) -> Message:
         if len(body) > _OFF_LOOP_BYTES:
@@ -110,13 +150,6 @@ class RestEndpoint:
             raise JsonMismatchError("is not taken by this path: send parameters in the query")
         self._parameters.apply(request, scope["query_string"], scope["path_params"])
         return request
-
-
-async def _refuse(send: Send, problem: Problem, exchange: Exchange) -> None:
-    body = problem.body(exchange.correlation_id)
-    start = {"type": "http.response.start", "status": problem.status, "headers": problem_headers(problem, body)}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
 
 
 class _Parameters:

@@ -3,84 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-from behaviorguard.quantum.v1 import key_service_pb2, key_service_pb2_grpc
-
-from infra import pki as authority
-from servers.mesh.context import CallContext, call_context
 from servers.mesh.errors import ErrorReason, MeshError
-from servers.mesh.limits import Unlimited
-from servers.mesh.server import MeshServer, ServiceBinding
-from servers.mesh.settings import DEFAULT_ORGANIZATION_ID, MeshSettings
-from tests.integration.gateway.gateway_stage import OPERATOR_TOKEN, open_stage
+from servers.mesh.settings import DEFAULT_ORGANIZATION_ID
+from tests.integration.gateway.quantum_stage import KEY, KEY_ID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from tests.integration.gateway.gateway_stage import Stage
-
-KEYGEN = "/api/quantum/keygen"
-OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
-KEY = {"keyType": "master", "algorithm": "Kyber768", "purpose": "encryption", "securityLevel": "NIST-L3"}
-KEY_ID = "55555555-5555-4555-8555-555555555555"
-
-
-class ScriptedKeyService(key_service_pb2_grpc.KeyServiceServicer):
-    """Answers as told and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.requests: list[Any] = []
-        self.calls: list[CallContext] = []
-        self.error: Exception | None = None
-        self.answer = key_service_pb2.GenerateKeyResponse(
-            key_id=KEY_ID,
-            public_key=b"\x00" * 1184,
-            algorithm="ML-KEM-768",
-            security_level="NIST-L3",
-            key_handle="handle",
-            quantum_secured=True,
-            version=1,
-        )
-
-    async def GenerateKey(self, request: Any, context: Any) -> Any:  # noqa: N802 -- the contract's name
-        self.requests.append(request)
-        self.calls.append(call_context())
-        if self.error is not None:
-            raise self.error
-        return self.answer
-
-
-class QuantumStage:
-    """A gateway before a scripted key service."""
-
-    def __init__(self, stage: Stage, keys: ScriptedKeyService) -> None:
-        self.client = stage.client
-        self.keys = keys
-
-    async def keygen(self, body: dict[str, Any], headers: Any = ()) -> Any:
-        return await self.client.post(KEYGEN, json=body, headers=[*OPERATOR.items(), *headers])
-
-
-@pytest.fixture
-async def quantum(pki: Path, redis_url: str, tmp_path: Path) -> AsyncIterator[QuantumStage]:
-    files = authority.issue(pki, "quantum")
-    keys = ScriptedKeyService()  # type: ignore[abstract]  # the RPCs that no test here calls
-    settings = MeshSettings(
-        service_name="quantum", tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key, drain_seconds=0.5
-    )
-    binding = ServiceBinding(
-        "behaviorguard.quantum.v1.KeyService", key_service_pb2_grpc.add_KeyServiceServicer_to_server, keys
-    )
-    mesh = MeshServer(settings, [binding], limiter=Unlimited())
-    target = f"127.0.0.1:{await mesh.start()}"
-    try:
-        async with open_stage(pki, redis_url, tmp_path, quantum_target=target) as stage:
-            yield QuantumStage(stage, keys)
-    finally:
-        await mesh.drain()
+    from tests.integration.gateway.quantum_stage import QuantumStage
 
 
 async def test_the_header_names_the_organisation_and_the_answer_says_key_and_level(quantum: QuantumStage) -> None:
