@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from behaviorguard.threat.v1.threat_service_pb2_grpc import add_ThreatServiceServicer_to_server
 
+from servers.mesh.audit_link import open_audit
 from servers.mesh.health import DependencyCheck, HealthMonitor
 from servers.mesh.server import MeshServer, ServiceBinding
 from servers.mesh.tasks import RestartBudget, TaskOwner
@@ -111,6 +112,7 @@ async def threat_app(
         tasks.start("trial eraser", TrialEraser(store, people, members, mirror).run, budget=budget)
         telemetry = Telemetry(settings)
         _measure(telemetry, consumer, people, hub, mirror, producer)
+        audit = await stack.enter_async_context(open_audit(settings))
         yield MeshServer(
             settings,
             [
@@ -133,6 +135,7 @@ async def threat_app(
             telemetry=telemetry,
             limiter=limiter,
             tasks=tasks,
+            audit=audit,
         )
 
 
