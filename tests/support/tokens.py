@@ -1,0 +1,135 @@
+"""Tokens without a service: an issuer whose keys are made from fixed seeds, and what stands in for the HSM."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from behaviorguard.client.tokens import ED_DSA, ML_DSA_65, TokenClaims, VerificationKeys, encode
+from google.protobuf.json_format import MessageToDict
+
+from servers.crypto.algorithms import Algorithm
+from servers.crypto.cryptography_provider import CryptographyProvider
+from servers.mesh.settings import DEFAULT_ORGANIZATION_ID
+from servers.quantum import jws
+from servers.quantum.jwks import TokenKey, json_web_key
+from servers.quantum.ports import Signed, SignItem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from servers.crypto.provider import SigningKey
+    from servers.mesh.errors import MeshError
+
+NOW = 1_800_000_000
+AUDIENCE = "mobile"
+USER = "3f0c9a52-6f0e-4a58-9b3f-1f5f4b8f7c11"
+SESSION = "b3c1a1de-53a1-4d0b-8a52-6a8c0bb2a6f0"
+ORGANIZATION = "00000000-0000-4000-8000-000000000001"
+ALGORITHMS = (Algorithm.ED25519, Algorithm.ML_DSA_65)
+
+
+def claims(**changes: Any) -> TokenClaims:
+    """Claims that hold at `NOW`."""
+    return replace(
+        TokenClaims(
+            issuer="behaviorguard",
+            user_id=USER,
+            audience=(AUDIENCE, "threat"),
+            issued_at=NOW,
+            not_before=NOW,
+            expires_at=NOW + 3600,
+            token_id="5b0e4c1f-8a8e-4f6c-9d55-0b4c2c1f7a10",
+            session_id=SESSION,
+            organization_id=ORGANIZATION,
+            roles=("member",),
+            authentication_methods=("pwd", "face"),
+            device_id="",
+        ),
+        **changes,
+    )
+
+
+@dataclass
+class LocalIssuer:
+    """Signs like the service, with keys of its own; `versions` as the platform's keys, newest first."""
+
+    name: str = "one"
+    versions: dict[Algorithm, list[TokenKey]] = field(default_factory=dict)
+    keys: dict[str, SigningKey] = field(default_factory=dict)
+    requests: list[int] = field(default_factory=list)
+    """Sizes of the sign requests."""
+
+    def __post_init__(self) -> None:
+        for algorithm in ALGORITHMS:
+            self.rotate(algorithm, datetime.fromtimestamp(NOW - 1000, UTC))
+
+    def rotate(self, algorithm: Algorithm, at: datetime) -> TokenKey:
+        """Add a version."""
+        known = self.versions.setdefault(algorithm, [])
+        number = len(known) + 1
+        key_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.name}/{algorithm}"))
+        handle = f"{key_id}/{number}"
+        key = CryptographyProvider().signing_key(algorithm, hashlib.sha256(handle.encode()).digest())
+        self.keys[handle] = key
+        made = TokenKey(algorithm, key_id, number, key.public_bytes, handle, DEFAULT_ORGANIZATION_ID, at)
+        known.insert(0, made)
+        return made
+
+    def newest(self, algorithm: Algorithm) -> TokenKey:
+        return self.versions[algorithm][0]
+
+    def sign(self, key: TokenKey, message: bytes, context: bytes = b"") -> bytes:
+        return self.keys[key.key_handle].sign(message, context)
+
+    def signed_part(self, algorithm: Algorithm, header: str, payload: str) -> dict[str, str]:
+        """One entry of `signatures`, over any header."""
+        signature = self.sign(self.newest(algorithm), jws.signing_input(header, payload))
+        return {"protected": header, "signature": encode(signature)}
+
+    def parts(self, said: TokenClaims | bytes) -> tuple[str, dict[str, str], dict[str, str]]:
+        """Payload and the two entries of a hybrid token."""
+        payload = encode(said) if isinstance(said, bytes) else jws.claims_payload(said)
+        ed, dsa = (self.newest(algorithm) for algorithm in ALGORITHMS)
+        return (
+            payload,
+            self.signed_part(Algorithm.ED25519, jws.hybrid_header(ED_DSA, ed.kid), payload),
+            self.signed_part(Algorithm.ML_DSA_65, jws.hybrid_header(ML_DSA_65, dsa.kid), payload),
+        )
+
+    def hybrid(self, said: TokenClaims | bytes) -> str:
+        payload, *signatures = self.parts(said)
+        return general(payload, signatures)
+
+    def classical(self, said: TokenClaims) -> str:
+        payload = jws.claims_payload(said)
+        key = self.newest(Algorithm.ED25519)
+        header = jws.classical_header(key.kid)
+        return jws.classical_token(payload, header, self.sign(key, jws.signing_input(header, payload)))
+
+    def jwks(self) -> dict[str, Any]:
+        keys = [json_web_key(key) for versions in self.versions.values() for key in versions]
+        return {"keys": [MessageToDict(key) for key in keys]}
+
+    def verification_keys(self) -> VerificationKeys:
+        return VerificationKeys.from_jwks(self.jwks())
+
+    # What the service asks of the platform's keys and of the HSM.
+
+    async def list_versions(self, service_id: str, algorithm: Algorithm) -> Sequence[TokenKey]:
+        return list(self.versions[algorithm])
+
+    async def sign_many(self, items: Sequence[SignItem]) -> list[Signed | MeshError]:
+        self.requests.append(len(items))
+        await asyncio.sleep(0)
+        return [Signed(self.keys[item.key_handle].sign(item.message, item.context), "op-1") for item in items]
+
+
+def general(payload: str, signatures: Sequence[dict[str, str]], **more: Any) -> str:
+    """JWS General JSON of any parts."""
+    return json.dumps({"payload": payload, "signatures": list(signatures), **more}, separators=(",", ":"))
