@@ -67,6 +67,8 @@ class StackSettings(BaseSettings):
     kafka_port: int = _port(9092)
     kafka_controller_port: int = _port(9093)
     """Apache Kafka's own; not in the document, where Zookeeper had 2181."""
+    hsm_port: int = _port(8443)
+    quantum_port: int = _port(3005)
     threat_port: int = _port(3002)
     pipeline_port: int = _port(8889)
     gateway_port: int = _port(3000)

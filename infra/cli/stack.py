@@ -204,6 +204,7 @@ def _erase(settings: StackSettings) -> None:
         "redis-main",
         "redis-quantum",
         "kafka",
+        "hsm",
         "pki",
         "secrets",
         "run",

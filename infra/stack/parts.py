@@ -43,6 +43,9 @@ class Part(Protocol):
 
     name: str
     needs: tuple[str, ...]
+    """What must be ready before it starts."""
+    uses: tuple[str, ...]
+    """What it works with besides, once it runs: it stops before that as well."""
     address: str
     """Where it is, for people; no secrets."""
 
@@ -68,6 +71,7 @@ class PkiPart:
 
     name = "pki"
     needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
     process: Process | None = None
 
     def __init__(self, settings: StackSettings) -> None:
@@ -95,6 +99,7 @@ class DatabasePart:
     """A PostgreSQL database, ours or elsewhere, with its schema and roles up to date."""
 
     needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def __init__(self, settings: StackSettings, kind: str) -> None:
         self.name = f"postgres-{kind}"
@@ -153,6 +158,7 @@ class CachePart:
     """A Valkey or Redis server, ours or elsewhere."""
 
     needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def __init__(self, settings: StackSettings, kind: str) -> None:
         self.name = f"redis-{kind}"
@@ -199,6 +205,7 @@ class BrokerPart:
 
     name = "kafka"
     needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def __init__(self, settings: StackSettings, tell: Callable[[str], None]) -> None:
         self._settings = settings
@@ -279,6 +286,7 @@ class ServicePart:
     def __init__(self, settings: StackSettings, service: Service) -> None:
         self.name = service.name
         self.needs = service.needs
+        self.uses = service.uses
         self._settings = settings
         self._service = service
         self._port = service.port(settings)

@@ -27,8 +27,10 @@ PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "P
 class Service:
     """One service of ours.
 
-    `needs` names the parts that must be ready before it starts. `health` is how it is asked: by grpc.health.v1 over
-    mTLS, or by HTTP on `health_path`. `role` is its database role, `environment` what it is told beside the addresses.
+    `needs` names the parts that must be ready before it starts, `uses` further ones that it works with later: it stops
+    before them too. `health` is how it is asked: by grpc.health.v1 over mTLS, or by HTTP on `health_path`. `role` is
+    its database role, `stores` which database and Redis it gets, `audited` whether its audited calls go to the audit
+    trail, `environment` what it is told beside the addresses.
     """
 
     name: str
@@ -37,7 +39,10 @@ class Service:
     needs: tuple[str, ...]
     health: Literal["grpc", "http"]
     health_path: str = "/healthz"
+    uses: tuple[str, ...] = ()
     role: str | None = None
+    stores: Literal["main", "quantum"] = "main"
+    audited: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def port(self, settings: StackSettings) -> int:
@@ -83,12 +88,17 @@ def service_command(service: Service, settings: StackSettings, addresses: Addres
     environment |= {
         "BEHAVIORGUARD_SERVICE_NAME": service.name,
         "BEHAVIORGUARD_PORT": str(service.port(settings)),
-        "BEHAVIORGUARD_REDIS_URL": addresses.redis,
+        "BEHAVIORGUARD_REDIS_URL": addresses.redis if service.stores == "main" else addresses.quantum_redis,
         "BEHAVIORGUARD_KAFKA_BOOTSTRAP": addresses.kafka,
         "BEHAVIORGUARD_THREAT_TARGET": f"{LOOPBACK}:{settings.threat_port}",
+        "BEHAVIORGUARD_QUANTUM_TARGET": f"{LOOPBACK}:{settings.quantum_port}",
+        "BEHAVIORGUARD_HSM_TARGET": f"{LOOPBACK}:{settings.hsm_port}",
         "BEHAVIORGUARD_OPERATOR_TOKEN_FILE": str(settings.secrets / OPERATOR_TOKEN),
         "PYTHONUNBUFFERED": "1",
     }
     if service.role is not None:
-        environment["BEHAVIORGUARD_POSTGRES_DSN"] = addresses.postgres[service.role]
+        databases = addresses.postgres if service.stores == "main" else addresses.quantum
+        environment["BEHAVIORGUARD_POSTGRES_DSN"] = databases[service.role]
+    if service.audited:
+        environment["BEHAVIORGUARD_AUDIT_TARGET"] = f"{LOOPBACK}:{settings.quantum_port}"
     return Command(service.name, [sys.executable, "-m", service.module], environment, grace_seconds=30)

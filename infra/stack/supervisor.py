@@ -193,7 +193,7 @@ class Supervisor:
         """Stop what depends on others first; what does not depend on each other at the same time."""
         remaining = dict(self._parts)
         while remaining:
-            needed = {need for part in remaining.values() for need in part.needs}
+            needed = {need for part in remaining.values() for need in (*part.needs, *part.uses)}
             leaves = [part for name, part in remaining.items() if name not in needed]
             with ThreadPoolExecutor(len(leaves)) as pool:
                 list(pool.map(self._stop_part, leaves))

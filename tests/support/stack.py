@@ -27,6 +27,8 @@ PORTS = (
     "QUANTUM_REDIS",
     "KAFKA",
     "KAFKA_CONTROLLER",
+    "HSM",
+    "QUANTUM",
     "THREAT",
     "PIPELINE",
     "GATEWAY",

@@ -40,8 +40,10 @@ def eventually(condition: Callable[[], bool]) -> None:
 class ChildPart:
     """A part that is one Python process, ready when it has said "up"."""
 
-    def __init__(self, name: str, folder: Path, script: str = RUN, needs: tuple[str, ...] = ()) -> None:
-        self.name, self.needs, self.address = name, needs, "nowhere"
+    def __init__(
+        self, name: str, folder: Path, script: str = RUN, needs: tuple[str, ...] = (), uses: tuple[str, ...] = ()
+    ) -> None:
+        self.name, self.needs, self.uses, self.address = name, needs, uses, "nowhere"
         self.well = True
         self.stopped_at = 0.0
         self.started_at = 0.0
@@ -136,6 +138,14 @@ def test_parts_start_after_what_they_need_and_stop_before_it(tmp_path: Path) -> 
     with supervised(tmp_path, service, store):
         assert store.started_at < service.started_at
     assert service.stopped_at < store.stopped_at
+
+
+def test_parts_stop_before_what_they_work_with_and_do_not_wait_for_it(tmp_path: Path) -> None:
+    slow = ChildPart("trail", tmp_path, "import time; time.sleep(0.3); print('up', flush=True); time.sleep(60)")
+    service = ChildPart("service", tmp_path, uses=("trail",))
+    with supervised(tmp_path, slow, service):
+        assert service.started_at < slow.started_at
+    assert service.stopped_at < slow.stopped_at
 
 
 def test_stopping_does_not_wait_for_a_part_that_never_becomes_ready(tmp_path: Path) -> None:
