@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "replay": ("infra.cli.replay:replay", "Play recorded sessions into the running system."),
     "watch": ("infra.cli.watch:watch", "Follow alerts live in the terminal."),
     "evaluate": ("infra.cli.evaluate:evaluate", "Measure detection on recordings."),
+    "crypto": ("infra.cli.crypto:crypto", "Check the cryptographic primitives."),
     "bench": ("infra.cli.bench:bench", "Measure speed."),
 }
 """Where each command lives and what it does, in the order of `--help`. Nothing is imported before it is needed."""

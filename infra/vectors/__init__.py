@@ -1,0 +1,1 @@
+"""Published test vectors, run through the product's own primitives."""
