@@ -5,11 +5,11 @@ except where a process reads what it must know to check any token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
 
     from psycopg import AsyncConnection
 
@@ -28,6 +28,11 @@ class RevokedSession:
     revoked_at: datetime
     expires_at: datetime
     """When no token of it can hold any more."""
+
+    @property
+    def revoked_at_us(self) -> int:
+        """Microseconds since the Unix epoch."""
+        return (self.revoked_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 class RevocationStore:
@@ -95,12 +100,12 @@ class RevocationStore:
 
 
 async def revoke(
-    connection: AsyncConnection[Any], organization_id: str, session_id: str, holds: timedelta
+    connection: AsyncConnection[tuple[Any, ...]], organization_id: str, session_id: str, holds: timedelta
 ) -> RevokedSession:
     """End a session's tokens and tell every process, within the caller's transaction.
 
     Args:
-        connection: in the transaction.
+        connection: in the transaction; gives rows as tuples.
         organization_id: UUID of the session's organisation.
         session_id: UUID of the session.
         holds: how long any token of the session may still hold.
@@ -119,8 +124,7 @@ async def revoke(
         """,
         {"organization": organization_id, "session": session_id, "holds": holds},
     )
-    row: Any = await cursor.fetchone()
-    found = RevokedSession(**row) if isinstance(row, dict) else RevokedSession(*row)
+    found = RevokedSession(*await anext(cursor))
     notice = f"{found.organization_id} {found.session_id} {found.expires_at.timestamp():.3f}"
     await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, notice))
     return found

@@ -8,13 +8,9 @@ is refused when that is away.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
-import struct
 import time
-from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
@@ -48,8 +44,6 @@ _PAGE: Final = 1000  # rows of a catch-up that are taken in at once: about 2 ms 
 _ROOM: Final = 0.9  # when memory was full: try again to hold all once so much of it is taken at most
 _FORGET_SECONDS: Final = 600.0
 _FORGET_ROWS: Final = 10_000
-_PLACE: Final = struct.Struct(">Bq16s8s")
-_PLACE_VERSION: Final = 1
 
 
 class Truth(Protocol):
@@ -200,47 +194,6 @@ class Revocations:
     def _prune(self) -> None:
         now = self._clock()
         self._ends = {name: end for name, end in self._ends.items() if end > now}
-
-
-def page_token(organization_id: str, since: datetime | None, last: RevokedSession) -> str:
-    """Names the place after `last` in an organisation's list. No secret: the organisation is applied again."""
-    at = _microseconds(last.revoked_at)
-    bound = _bound(organization_id, since, at, last.session_id)
-    packed = _PLACE.pack(_PLACE_VERSION, at, UUID(last.session_id).bytes, bound)
-    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
-
-
-def page_place(token: str, organization_id: str, since: datetime | None) -> tuple[datetime, str]:
-    """The place that a page token names: time and session of the last entry of the page before.
-
-    Raises:
-        MeshError: INVALID_TOKEN, it was not issued for this list.
-    """
-    try:
-        packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        version, at, session, bound = _PLACE.unpack(packed)
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
-    except (binascii.Error, ValueError, struct.error, OverflowError):
-        raise _no_place() from None
-    session_id = str(UUID(bytes=session))
-    if version != _PLACE_VERSION or bound != _bound(organization_id, since, at, session_id):
-        raise _no_place()
-    return moment, session_id
-
-
-def _no_place() -> MeshError:
-    return MeshError(
-        ErrorReason.ERROR_REASON_INVALID_TOKEN, "the page token was not issued for this list: keep `since` while paging"
-    )
-
-
-def _bound(organization_id: str, since: datetime | None, at: int, session_id: str) -> bytes:
-    parts = (organization_id, str(_microseconds(since)) if since else "", str(at), session_id)
-    return blake2b("\x1f".join(parts).encode(), digest_size=8, person=b"bg-revocation").digest()
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _name(organization_id: str, session_id: str) -> bytes:
