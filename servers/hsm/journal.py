@@ -162,6 +162,7 @@ class _Waiting:
 
     kind: str
     data: Mapping[str, Value]
+    key: bytes | None
     entry: Entry | None = None
     error: QuorumError | None = None
 
@@ -215,17 +216,35 @@ class Journal:
             self._modules.require(len(self._modules.all) - len(self._behind))
         return chain
 
-    def append(self, kind: str, data: Mapping[str, Value]) -> Entry:
+    def read(self) -> list[Entry]:
+        """What was written, read again from the modules.
+
+        Raises:
+            DamagedError: it is not there any more.
+        """
+        with self._writing:
+            chain = merge([replica.content or b"" for replica in self._modules.read(FILE, MAX_FILE_SIZE)])
+            if (chain[-1].hash if chain else FIRST_PREVIOUS) != self._head:
+                raise DamagedError("the journal's last records are whole on no module")
+        return chain
+
+    def append(self, kind: str, data: Mapping[str, Value], key: bytes | None = None) -> Entry:
         """Write a record; durable on two modules at least when it returns.
+
+        Args:
+            kind: what happened.
+            data: particulars without secrets.
+            key: what the MAC is made with; None takes the journal's. Who works on while the HSM is being sealed
+                brings the key along.
 
         Raises:
             QuorumError: fewer took it; it is not in the journal.
         """
-        return self.append_all([(kind, data)])[0]
+        return self.append_all([(kind, data)], key)[0]
 
-    def append_all(self, records: Sequence[tuple[str, Mapping[str, Value]]]) -> list[Entry]:
+    def append_all(self, records: Sequence[tuple[str, Mapping[str, Value]]], key: bytes | None = None) -> list[Entry]:
         """Write records next to each other; see `append`."""
-        mine = [_Waiting(kind, data) for kind, data in records]
+        mine = [_Waiting(kind, data, key or self.key) for kind, data in records]
         with self._lock:
             self._waiting += mine
         with self._writing:
@@ -266,7 +285,7 @@ class Journal:
         sequence, head, written = self._sequence, self._head, []
         for waiting in batch:
             sequence += 1
-            waiting.entry = make_entry(sequence, head, at, waiting.kind, waiting.data, self.key)
+            waiting.entry = make_entry(sequence, head, at, waiting.kind, waiting.data, waiting.key)
             head = waiting.entry.hash
             written.append(waiting.entry.encode())
         content = b"".join(written)

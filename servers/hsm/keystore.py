@@ -165,12 +165,13 @@ class KeyStore:
             self.index.generation += 1
             return self.index.generation
 
-    def put(self, sealed: SealedSeed, said: dict[str, Value]) -> StoredKey:
+    def put(self, sealed: SealedSeed, said: dict[str, Value], journal_key: bytes) -> StoredKey:
         """Write a sealed seed; durable on two modules, and in the journal, when it returns.
 
         Args:
             sealed: the seed.
             said: more for the journal's record: who asked, under which correlation id.
+            journal_key: vouches for the record, also when the HSM is sealed meanwhile.
 
         Raises:
             KeysFullError: there is no room.
@@ -183,7 +184,7 @@ class KeyStore:
         stored, content = stored_key(sealed)
         self._modules.write(stored.file, content)
         try:
-            entry = self._journal.append("generate", record_of(stored) | said)
+            entry = self._journal.append("generate", {**record_of(stored), **said}, journal_key)
         except Exception:
             self._modules.remove(stored.file)
             raise
@@ -239,8 +240,8 @@ class KeyStore:
         replicas = self._modules.read(stored.file, MAX_FILE_SIZE)
         return sum(replica.content is not None and _hash(replica.content) == stored.digest for replica in replicas)
 
-    def destroy(self, key_id: str, said: dict[str, Value]) -> int:
-        """Destroy all versions of a key; returns how many there were.
+    def destroy(self, key_id: str, said: dict[str, Value], journal_key: bytes) -> int:
+        """Destroy all versions of a key; returns how many there were. See `put` for the arguments.
 
         Raises:
             QuorumError: fewer than two modules took the record; the key still exists.
@@ -248,7 +249,8 @@ class KeyStore:
         versions = self.index.versions(key_id)
         if not versions:
             return 0
-        entry = self._journal.append("destroy", {"key_id": key_id, "versions": len(versions)} | said)
+        record: dict[str, Value] = {"key_id": key_id, "versions": len(versions), **said}
+        entry = self._journal.append("destroy", record, journal_key)
         self._apply(entry)
         for stored in versions:  # a module that is away forgets when it is back: the start and `scrub` tidy up
             self._modules.remove(stored.file)

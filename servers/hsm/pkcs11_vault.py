@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, MechanismFlag, ObjectClass
 
 from servers.hsm.sealed import NONCE_SIZE, DamagedError
-from servers.hsm.vaults import VaultError, fingerprint
+from servers.hsm.vaults import SealedError, VaultError, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -192,5 +192,5 @@ class Pkcs11MasterKey:
 
     def _usable(self) -> Any:
         if self._key is None:
-            raise VaultError("the HSM was sealed meanwhile")
+            raise SealedError("the HSM was sealed meanwhile")
         return self._key

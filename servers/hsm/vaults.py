@@ -39,6 +39,10 @@ class VaultError(Exception):
     """The vault cannot be made or opened; the text tells an operator what to do."""
 
 
+class SealedError(VaultError):
+    """The master key is not in reach: the HSM is sealed."""
+
+
 class MasterKey(Protocol):
     """Seals and opens seeds. Its methods block and may be called by several threads."""
 
@@ -182,5 +186,5 @@ class SoftwareMasterKey:
 
     def _open_cipher(self) -> AESGCM:
         if self._cipher is None:
-            raise VaultError("the HSM was sealed meanwhile")
+            raise SealedError("the HSM was sealed meanwhile")
         return self._cipher
