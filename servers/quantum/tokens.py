@@ -24,11 +24,11 @@ from behaviorguard.client.tokens import (
 from servers.crypto.algorithms import Algorithm
 from servers.mesh.errors import MeshError
 from servers.quantum import jws
-from servers.quantum.ports import Hsm, Signed, SignItem
+from servers.quantum.ports import Signed, SignItem
 from servers.quantum.signatures import Check, SignatureVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from behaviorguard.client.tokens import SignedToken
 
@@ -46,6 +46,13 @@ class EndedSessions(Protocol):
         Raises:
             MeshError: DEPENDENCY_UNAVAILABLE, it cannot be found out.
         """
+
+
+class Signer(Protocol):
+    """Where the platform's keys sign: the part of `servers.quantum.ports.Hsm` that tokens need."""
+
+    async def sign_many(self, items: Sequence[SignItem]) -> list[Signed | MeshError]:
+        """Sign many; a result or its error for each, in order."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -100,7 +107,7 @@ class Tokens:
     def __init__(
         self,
         keys: TokenKeys,
-        hsm: Hsm,
+        hsm: Signer,
         verifier: SignatureVerifier,
         sessions: EndedSessions,
         *,

@@ -57,10 +57,11 @@ def claims(**changes: Any) -> TokenClaims:
 
 @dataclass
 class LocalIssuer:
-    """Signs like the service, with keys of its own; `versions` as the platform's keys, newest first."""
+    """Signs like the service, with keys of its own; stands in for the platform's keys and for the HSM."""
 
     name: str = "one"
-    versions: dict[Algorithm, list[TokenKey]] = field(default_factory=dict)
+    held: dict[Algorithm, list[TokenKey]] = field(default_factory=dict)
+    """Versions, newest first."""
     keys: dict[str, SigningKey] = field(default_factory=dict)
     requests: list[int] = field(default_factory=list)
     """Sizes of the sign requests."""
@@ -71,7 +72,7 @@ class LocalIssuer:
 
     def rotate(self, algorithm: Algorithm, at: datetime) -> TokenKey:
         """Add a version."""
-        known = self.versions.setdefault(algorithm, [])
+        known = self.held.setdefault(algorithm, [])
         number = len(known) + 1
         key_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.name}/{algorithm}"))
         handle = f"{key_id}/{number}"
@@ -82,7 +83,7 @@ class LocalIssuer:
         return made
 
     def newest(self, algorithm: Algorithm) -> TokenKey:
-        return self.versions[algorithm][0]
+        return self.held[algorithm][0]
 
     def sign(self, key: TokenKey, message: bytes, context: bytes = b"") -> bytes:
         return self.keys[key.key_handle].sign(message, context)
@@ -113,7 +114,7 @@ class LocalIssuer:
         return jws.classical_token(payload, header, self.sign(key, jws.signing_input(header, payload)))
 
     def jwks(self) -> dict[str, Any]:
-        keys = [json_web_key(key) for versions in self.versions.values() for key in versions]
+        keys = [json_web_key(key) for versions in self.held.values() for key in versions]
         return {"keys": [MessageToDict(key) for key in keys]}
 
     def verification_keys(self) -> VerificationKeys:
@@ -121,8 +122,8 @@ class LocalIssuer:
 
     # What the service asks of the platform's keys and of the HSM.
 
-    async def list_versions(self, service_id: str, algorithm: Algorithm) -> Sequence[TokenKey]:
-        return list(self.versions[algorithm])
+    async def versions(self, service_id: str, algorithm: Algorithm) -> Sequence[TokenKey]:
+        return list(self.held[algorithm])
 
     async def sign_many(self, items: Sequence[SignItem]) -> list[Signed | MeshError]:
         self.requests.append(len(items))
