@@ -120,7 +120,7 @@ class _Columns:
     down_down: tuple[int, ...]
     pressure: tuple[int, ...]
     size: tuple[int, ...]
-    classes: NDArray[np.uint8]
+    classes: NDArray[np.int64]
 
     @classmethod
     def of(cls, names: list[str], path: Path) -> _Columns:
@@ -139,7 +139,7 @@ class _Columns:
                 raise RecordingError(
                     f"{path} has {len(found)} columns '{label} KEY' for {len(hold)} keys: give all or none"
                 )
-        classes = np.array([_class_of(names[index].removeprefix("Hold ")) for index in hold], np.uint8)
+        classes = np.array([_class_of(names[index].removeprefix("Hold ")) for index in hold], np.int64)
         return cls(names.index("Subject"), hold, down_down, pressure, size, classes)
 
     def entry(self, row: list[str], number: int, path: Path) -> tuple[str, KeystrokeRun]:
@@ -310,10 +310,9 @@ def _thinned(reports: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _path(rows: NDArray[np.float64]) -> MousePath:
-    time = np.rint(rows[:, 0] - rows[0, 0]).astype(np.int64)
     return MousePath(
-        np.minimum(time, 600_000),
-        np.rint(rows[:, 1] - rows[0, 1]).astype(np.int64),
-        np.rint(rows[:, 2] - rows[0, 2]).astype(np.int64),
-        rows[:, 3].astype(np.uint8),
+        np.minimum(np.rint(rows[:, 0] - rows[0, 0]), 600_000.0),
+        np.rint(rows[:, 1] - rows[0, 1]),
+        np.rint(rows[:, 2] - rows[0, 2]),
+        rows[:, 3].astype(np.int64),
     )

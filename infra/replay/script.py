@@ -100,9 +100,9 @@ def metrics_of(observed: Observed, *, seconds: int) -> behavior_pb2.BehavioralMe
         )
     if path is not None:
         metrics.mouse_dynamics.add(
-            time_ms=path.time_ms.tolist(),
-            x_px=path.x_px.tolist(),
-            y_px=path.y_px.tolist(),
+            time_ms=path.time_ms.astype(int).tolist(),
+            x_px=path.x_px.astype(int).tolist(),
+            y_px=path.y_px.astype(int).tolist(),
             actions=path.actions.tolist(),
         )
     return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from servers.mesh.health import DependencyCheck, HealthMonitor
 from servers.mesh.server import MeshServer, ServiceBinding
 from servers.mesh.tasks import RestartBudget, TaskOwner
 from servers.mesh.telemetry import Telemetry
-from servers.threat.intake import Intake
+from servers.threat.intake import Intake, warm_up
 from servers.threat.members import Members
 from servers.threat.mirror import RedisMirror
 from servers.threat.peers import AlertConsumer, BrokerProducer
@@ -52,6 +53,7 @@ async def threat_app(
     instance = uuid.uuid4().hex
     dsn = settings.postgres_dsn.get_secret_value()
     async with AsyncExitStack() as stack:
+        await asyncio.to_thread(warm_up)
         store = Store(dsn, connections=settings.postgres_connections, instance=instance)
         await store.open()
         stack.push_async_callback(store.close)

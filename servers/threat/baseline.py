@@ -7,13 +7,15 @@ and are kept for the few texts that the person typed last; all others belong to 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from servers.threat import behavior
 from servers.threat.behavior import MOUSE, POSITIONS, PROMPT, SLOTS, TYPING
+from servers.threat.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from servers.threat.behavior import Floats
 
     Doubles = NDArray[np.float64]
+    _Sums = tuple[Doubles, Doubles, Doubles]
 
 SAMPLES_NEEDED: Final = 12
 """Typing or mouse samples that a profile needs before its deviations mean something."""
@@ -61,7 +64,14 @@ _GROUP_SLICES: Final = (
 _POSITIONS: Final = slice(POSITIONS.start - 1, POSITIONS.stop - 1)
 _LEARN_FROM: Final = 5
 _SPREAD_PRIOR: Final = 4.0
+_SELF_PRIOR: Final = 0.25
 _CLIP: Final = 4.0
+_MOUSE_GROUP: Final = GROUPS.index("mouse")
+_POSITION_COUNT: Final = POSITIONS.stop - POSITIONS.start
+_GROUP_OF: Final = np.concatenate(
+    [np.full(part.stop - part.start, group) for group, part in enumerate(_GROUP_SLICES)]
+).astype(np.int64)
+"""Group of each measure."""
 
 
 def _prior_spread() -> Doubles:
@@ -122,8 +132,7 @@ class _Moments:
         return cls(*columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Deviations:
+class Deviations(NamedTuple):
     """How far a sample is from a person's normal, 0 (own) to 1; 0.5 where nothing was observed or learnt."""
 
     typing: float = 0.5
@@ -197,7 +206,7 @@ class Profile:
             [
                 [self.typing_samples, self.mouse_samples, learnt.count.max() if learnt else 0.0, prompt],
                 np.where(self_known, self._self.mean, np.nan),
-                np.where(self_known, self._self.spread(0.25), np.nan),
+                np.where(self_known, self._self.spread(_SELF_PRIOR), np.nan),
                 np.where(known, mean, np.nan),
                 np.where(known, spread, np.nan),
             ]
@@ -250,22 +259,65 @@ class Profile:
 
 def deviations(profile: Profile, sample: Floats) -> Deviations:
     """How far `sample` is from the person's normal, in the person's own usual distance from themselves."""
-    mean, spread, count = profile._normal(_prompt_of(sample))
-    scaled = np.where(count >= _LEARN_FROM, (sample[1:] - mean) / spread, np.nan)
-    distances = _group_distances(scaled)
-    usual, stray = profile._self.mean, profile._self.spread(0.25)
-    known = (profile._self.count > 0) & np.isfinite(distances)
-    excess = np.where(known, (distances - usual) / stray, 0.0)
-    typing_known, mouse_known = known[:5], known[5]
-    typing = _unit(float(excess[:5][typing_known].mean())) if typing_known.any() else 0.5
-    mouse = _unit(float(excess[5])) if mouse_known else 0.5
-    seen = [score for score, is_known in ((typing, typing_known.any()), (mouse, mouse_known)) if is_known]
-    return Deviations(typing, mouse, max(seen) if seen else 0.5)
+    everything = profile._all
+    learnt = profile._prompts.get(_prompt_of(sample))
+    positions = learnt if learnt is not None else everything
+    itself = profile._self
+    return Deviations(
+        *_scores(
+            sample[1:],
+            (everything.count, everything.mean, everything.square),
+            (positions.count, positions.mean, positions.square),
+            (itself.count, itself.mean, itself.square),
+            _PRIOR,
+            _GROUP_OF,
+        )
+    )
+
+
+@compiled
+def _scores(
+    sample: Floats, everything: _Sums, positions: _Sums, itself: _Sums, prior: Doubles, group_of: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """The three values of `Deviations`. Sums are counts, means and summed squares; key positions come first."""
+    total, seen = np.zeros(len(GROUPS)), np.zeros(len(GROUPS))
+    for slot in range(len(sample)):
+        count, mean, square = positions if slot < _POSITION_COUNT else everything
+        if count[slot] >= _LEARN_FROM and math.isfinite(sample[slot]):
+            spread = _spread(count[slot], square[slot], prior[slot])
+            total[group_of[slot]] += min(abs((sample[slot] - mean[slot]) / spread), _CLIP)
+            seen[group_of[slot]] += 1
+    typing = mouse = 0.5
+    excess, known = 0.0, 0
+    for group in range(len(GROUPS)):
+        if not seen[group] or not itself[0][group] > 0:
+            continue
+        stray = _spread(itself[0][group], itself[2][group], _SELF_PRIOR)
+        beyond = (total[group] / seen[group] - itself[1][group]) / stray
+        if group == _MOUSE_GROUP:
+            mouse = _unit(beyond)
+        else:
+            excess, known = excess + beyond, known + 1
+            typing = _unit(excess / known)
+    overall = max(typing if known else 0.0, mouse if seen[_MOUSE_GROUP] and itself[0][_MOUSE_GROUP] > 0 else 0.0)
+    return typing, mouse, overall if overall > 0.0 else 0.5
+
+
+@compiled
+def _spread(count: float, square: float, prior: float) -> float:
+    """See `_Moments.spread`."""
+    return math.sqrt((square + _SPREAD_PRIOR * prior * prior) / (max(count - 1.0, 0.0) + _SPREAD_PRIOR))
+
+
+@compiled
+def _unit(excess: float) -> float:
+    """Own distance beyond the usual, in own spreads, to 0..1: the usual is 0.12, two spreads beyond it 0.5."""
+    return 1.0 / (1.0 + math.exp(-min(max(excess - 2.0, -30.0), 30.0)))
 
 
 def _prompt_of(sample: Floats) -> int:
     code = float(sample[PROMPT])
-    return int(code) if np.isfinite(code) and code > 0 else 0
+    return int(code) if 0 < code < math.inf else 0
 
 
 def _group_distances(scaled: Doubles) -> Doubles:
@@ -277,8 +329,3 @@ def _group_distances(scaled: Doubles) -> Doubles:
     return np.array(
         [size[part].sum() / total if (total := np.count_nonzero(seen[part])) else np.nan for part in _GROUP_SLICES]
     )
-
-
-def _unit(excess: float) -> float:
-    """Own distance beyond the usual, in own spreads, to 0..1: the usual is 0.12, two spreads beyond it 0.5."""
-    return float(1.0 / (1.0 + np.exp(-np.clip(excess - 2.0, -30.0, 30.0))))

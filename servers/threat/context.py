@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from servers.threat.habits import Familiar, Level, Paths, digest
 from servers.threat.observations import Access, Operation
@@ -42,8 +42,7 @@ _OPERATION_RISK: Final = {
 _SENSITIVE_FACTOR: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class ContextScores:
+class ContextScores(NamedTuple):
     """The document's context features of one event, each 0 to 1 (their meaning: `ThreatEventRecord`)."""
 
     network_activity: float = NEUTRAL

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from servers.threat.places import NEUTRAL
 
@@ -48,27 +47,24 @@ _FED_BY: Final = {
 # evaluated on people; the context weights are set by judgement, low enough that none of them alone makes an event a
 # threat.
 _WEIGHTS: Final = {
-    "user_behavior_score": 0.70,
-    "network_activity": 0.10,
-    "authentication_patterns": 0.20,
-    "biometric_confidence": 0.35,
-    "location_consistency": 0.45,
-    "api_usage_anomaly": 0.25,
-    "data_access_risk": 0.35,
-    "navigation_anomaly": 0.15,
-    "privilege_escalation_attempt": 0.40,
-    "failed_auth_ratio": 0.25,
+    # name: (weight, neutral value, worst value)
+    "user_behavior_score": (0.70, NEUTRAL, 1.0),
+    "network_activity": (0.10, NEUTRAL, 1.0),
+    "authentication_patterns": (0.20, NEUTRAL, 1.0),
+    "biometric_confidence": (0.35, NEUTRAL, 0.0),
+    "location_consistency": (0.45, NEUTRAL, 0.0),
+    "api_usage_anomaly": (0.25, 0.0, 1.0),
+    "data_access_risk": (0.35, 0.0, 1.0),
+    "navigation_anomaly": (0.15, 0.0, 1.0),
+    "privilege_escalation_attempt": (0.40, 0.0, 1.0),
+    "failed_auth_ratio": (0.25, 0.0, 1.0),
 }
-_FALLING: Final = frozenset({"biometric_confidence", "location_consistency"})  # low is bad
-_NEUTRAL_AT_ZERO: Final = frozenset(
-    {"api_usage_anomaly", "data_access_risk", "navigation_anomaly", "privilege_escalation_attempt", "failed_auth_ratio"}
-)
+_RISKS: Final = tuple((name, FEATURES.index(name), *how) for name, how in _WEIGHTS.items())
 _MAX_INDICATORS: Final = 10
 _LEAST_RISK: Final = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureVector:
+class FeatureVector(NamedTuple):
     """The 15 features of one event."""
 
     values: tuple[float | int, ...]
@@ -84,24 +80,24 @@ class FeatureVector:
 def features_of(seen: Observation, behavior: Deviations, context: ContextScores) -> FeatureVector:
     """The 15 features, from how far the behaviour is from the person's own and from what the context says."""
     simulated = simulated_features(seen.context.simulated)
-    named: dict[str, float | int] = {
-        "user_behavior_score": behavior.overall,
-        "network_activity": context.network_activity,
-        "authentication_patterns": context.authentication_patterns,
-        "biometric_confidence": context.biometric_confidence,
-        "threat_indicators": _indicators(behavior, context, simulated),
-        "session_duration": seen.session_seconds,
-        "device_fingerprint_hash": context.device_fingerprint_hash,
-        "location_consistency": context.location_consistency,
-        "api_usage_anomaly": context.api_usage_anomaly,
-        "data_access_risk": context.data_access_risk,
-        "typing_pattern_deviation": behavior.typing,
-        "mouse_dynamic_variance": behavior.mouse,
-        "navigation_anomaly": context.navigation_anomaly,
-        "privilege_escalation_attempt": context.privilege_escalation_attempt,
-        "failed_auth_ratio": context.failed_auth_ratio,
-    }
-    return FeatureVector(tuple(named.values()), simulated)
+    values = (
+        behavior.overall,
+        context.network_activity,
+        context.authentication_patterns,
+        context.biometric_confidence,
+        _indicators(behavior, context, simulated),
+        seen.session_seconds,
+        context.device_fingerprint_hash,
+        context.location_consistency,
+        context.api_usage_anomaly,
+        context.data_access_risk,
+        behavior.typing,
+        behavior.mouse,
+        context.navigation_anomaly,
+        context.privilege_escalation_attempt,
+        context.failed_auth_ratio,
+    )
+    return FeatureVector(values, simulated)
 
 
 def simulated_features(fields: frozenset[str]) -> tuple[str, ...]:
@@ -119,24 +115,13 @@ def preliminary_risk(features: FeatureVector, *, behavior_known: float) -> float
     (noisy or). Simulated features carry nothing. `behavior_known` (0 to 1) says how far the baseline is learnt:
     behaviour counts that much.
     """
+    values, simulated = features.values, features.simulated
     safe = 1.0 - _LEAST_RISK
-    for name, value in zip(FEATURES, features.values, strict=True):
-        weight = _WEIGHTS.get(name)
-        if weight is None or name in features.simulated:
-            continue
-        if name == "user_behavior_score":
-            weight *= behavior_known
-        safe *= 1.0 - weight * _raised(name, value)
+    for name, index, weight, neutral, worst in _RISKS:
+        raised = (values[index] - neutral) / (worst - neutral)
+        if raised > 0.0 and name not in simulated:
+            safe *= 1.0 - (weight * behavior_known if index == 0 else weight) * raised
     return 1.0 - safe
-
-
-def _raised(name: str, value: float) -> float:
-    """How far a value is between neutral (0) and its worst (1)."""
-    if name in _FALLING:
-        return max(0.0, NEUTRAL - value) / NEUTRAL
-    if name in _NEUTRAL_AT_ZERO:
-        return value
-    return max(0.0, value - NEUTRAL) / (1.0 - NEUTRAL)
 
 
 def _indicators(behavior: Deviations, context: ContextScores, simulated: tuple[str, ...]) -> int:
@@ -154,4 +139,6 @@ def _indicators(behavior: Deviations, context: ContextScores, simulated: tuple[s
         "navigation_anomaly": context.navigation_anomaly > 0.8,
         "privilege_escalation_attempt": context.privilege_escalation_attempt > 0.6,
     }
-    return min(_MAX_INDICATORS, sum(on for name, on in raised.items() if name not in simulated))
+    if simulated:
+        raised = {name: on for name, on in raised.items() if name not in simulated}
+    return min(_MAX_INDICATORS, sum(raised.values()))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import psycopg
 from behaviorguard.api.v1.errors_pb2 import ErrorReason
 
 from servers.mesh.errors import FieldProblem, MeshError
-from servers.threat.baseline import deviations
-from servers.threat.behavior import sample_of
+from servers.threat.baseline import Profile, deviations
+from servers.threat.behavior import KeystrokeRun, MousePath, sample_of
 from servers.threat.features import features_of, preliminary_risk
-from servers.threat.observations import clock_skew
+from servers.threat.observations import clock_skew, keystroke_problem, stroke_problem
 from servers.threat.person import Evidence
 from servers.threat.recent import Accepted, EventIdReusedError, RecentEvents
 from servers.threat.records import event_record
@@ -32,12 +31,11 @@ if TYPE_CHECKING:
 class Broker(Protocol):
     """Where accepted events go."""
 
-    def send(self, topic: str, record: BrokerRecord, done: asyncio.Future[None]) -> None:
-        """Queue a record; `done` is done when the broker has it, or holds a `MeshError`."""
+    def send(self, topic: str, record: BrokerRecord, settle: Callable[[MeshError | None], None]) -> None:
+        """Queue a record; `settle` hears when the broker has it, or why it does not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """An accepted event."""
 
     event_id: str
@@ -61,15 +59,11 @@ class Ticket:
         Raises:
             MeshError: the broker did not take it; the event may be sent again.
         """
-        durable = self._accepted.durable
-        if durable is not None:
-            try:
-                # Shielded: a caller who gives up must not undo the event for another who sent it too.
-                await asyncio.shield(durable)
-            except MeshError:
-                self._recent.forget(self._event_id, self._accepted)
-                raise
-            self._accepted.durable = None
+        try:
+            await self._accepted.wait()
+        except MeshError:
+            self._recent.forget(self._event_id, self._accepted)
+            raise
         return Receipt(self._event_id, self._accepted.risk, self._repeated)
 
 
@@ -116,17 +110,15 @@ class Intake:
             ) from None
         if known is not None:
             return Ticket(seen.event_id, known, self._recent, repeated=True)
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        accepted = Accepted(content, durable=durable)
+        accepted = Accepted(content)
         self._recent.add(seen.event_id, accepted)
         try:
             person = await self._person(seen.user_id, organization_id)
-            self._send(seen, person, accepted, durable, now_s)
+            self._send(seen, person, accepted, now_s)
         except BaseException as error:
             self._recent.forget(seen.event_id, accepted)
             # A copy of the event may wait for this one's fate.
-            durable.set_exception(error if isinstance(error, MeshError) else _unavailable())
-            durable.exception()
+            accepted.settle(error if isinstance(error, MeshError) else _unavailable())
             raise
         return Ticket(seen.event_id, accepted, self._recent, repeated=False)
 
@@ -142,9 +134,7 @@ class Intake:
             raise MeshError(ErrorReason.ERROR_REASON_UNKNOWN_USER, "the user is not known to this organisation")
         return person
 
-    def _send(
-        self, seen: Observation, person: Person, accepted: Accepted, durable: asyncio.Future[None], now_s: float
-    ) -> None:
+    def _send(self, seen: Observation, person: Person, accepted: Accepted, now_s: float) -> None:
         state = person.state
         sample = sample_of(seen.runs, seen.paths)
         features = features_of(
@@ -153,8 +143,22 @@ class Intake:
         accepted.risk = preliminary_risk(features, behavior_known=state.known_share)
         evidence = (sample, state.behavior.vector(sample))
         record = event_record(seen, person.organization_id, features, evidence, now_s)
-        self._broker.send(self._topic, record, durable)
-        self._people.remember(seen.event_id, Evidence(replace(seen, runs=(), paths=()), now_s, sample))
+        self._broker.send(self._topic, record, accepted.settle)
+        seen.runs, seen.paths = (), ()  # no recording is kept
+        self._people.remember(seen.event_id, Evidence(seen, now_s, sample))
+
+
+def warm_up() -> None:
+    """Load the compiled kernels, or compile them (some ten seconds, once on a machine): the first event waits for
+    nothing.
+    """
+    one = np.ones(2, np.int64)
+    reading = np.ones(2, np.float32)
+    run = KeystrokeRun("text", one, reading, reading, reading, reading)
+    path = MousePath(np.zeros(2), np.zeros(2), np.zeros(2), one)
+    keystroke_problem(run)
+    stroke_problem(path)
+    deviations(Profile(), sample_of([run], [path]))
 
 
 def _check_clock(occurred_at_s: float, now_s: float) -> None:

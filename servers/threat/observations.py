@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from servers.threat import keystrokes, movement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
 
 MAX_SKEW_S: Final = 300.0
 """How far an event's timestamp may be from the server's clock, either way (errors.proto, ERROR_REASON_CLOCK_SKEW)."""
-
-_MAX_STROKE_MS: Final = 600_000
-_MAX_PIXELS: Final = 100_000
-_MAX_HOLD_MS: Final = 10_000.0
-_MAX_FLIGHT_MS: Final = 60_000.0
 
 
 class Operation(IntEnum):
@@ -71,8 +67,7 @@ class Access:
     sensitive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Where and with what a person works. Empty strings and None mean unknown."""
 
     ip_address: str = ""
@@ -84,9 +79,9 @@ class Context:
     """Names of context fields that are simulated."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Observation:
-    """One event: what a person did since their last one."""
+    """One event: what a person did since their last one. `runs` and `paths` are emptied once they are described."""
 
     event_id: str
     """UUID in lower case."""
@@ -131,39 +126,28 @@ def clock_skew(occurred_at_s: float, now_s: float) -> float:
     return distance - MAX_SKEW_S if distance == distance else float("inf")  # noqa: PLR0124 - NaN is the one value unequal to itself
 
 
-def stroke_problem(
-    time_ms: Sequence[int], x_px: Sequence[int], y_px: Sequence[int], actions: Sequence[int]
-) -> str | None:
+_STROKE_PROBLEMS: Final = {
+    movement.UNEVEN_COLUMNS: "columns must have the same number of items",
+    movement.TIME_RANGE: "time_ms must start at 0 and end at 600000 or before",
+    movement.TIME_FALLS: "time_ms must never fall",
+    movement.PIXEL_RANGE: "x_px and y_px must be within 100000 of the first point",
+    movement.UNKNOWN_ACTION: "actions must be known values",
+}
+_KEYSTROKE_PROBLEMS: Final = {
+    keystrokes.UNEVEN_COLUMNS: "columns must have the same number of items",
+    keystrokes.UNKNOWN_CLASS: "key_classes must be known values",
+    keystrokes.HOLD_RANGE: "hold_ms must be numbers from 0 to 10000",
+    keystrokes.FLIGHT_RANGE: "flight_ms must be numbers from 0 to 60000",
+    keystrokes.TOUCH_RANGE: "pressure and contact_size must be numbers from 0 to 1, one for each key or none",
+}
+
+
+def stroke_problem(path: MousePath) -> str | None:
     """What is wrong with the columns of a stretch of pointer movement, or None."""
-    if not len(time_ms) == len(x_px) == len(y_px) == len(actions):
-        return "columns must have the same number of items"
-    if time_ms[0] != 0 or time_ms[-1] > _MAX_STROKE_MS:
-        return "time_ms must start at 0 and end at 600000 or before"
-    if any(later < earlier for earlier, later in pairwise(time_ms)):
-        return "time_ms must never fall"
-    if any(not -_MAX_PIXELS <= pixel <= _MAX_PIXELS for column in (x_px, y_px) for pixel in (min(column), max(column))):
-        return "x_px and y_px must be within 100000 of the first point"
-    if max(actions) > 7 or min(actions) < 0:  # PointerAction's last value
-        return "actions must be known values"
-    return None
+    return _STROKE_PROBLEMS.get(movement.stroke_fault(path.time_ms, path.x_px, path.y_px, path.actions))
 
 
-def keystroke_problem(
-    key_classes: Sequence[int], hold_ms: Sequence[float], flight_ms: Sequence[float], touch: Sequence[Sequence[float]]
-) -> str | None:
-    """What is wrong with the columns of a run of keystrokes, or None. `touch` holds pressure and contact size, either
-    may be empty.
-    """
-    if not len(key_classes) == len(hold_ms) == len(flight_ms):
-        return "columns must have the same number of items"
-    if max(key_classes) > 9 or min(key_classes) < 0:  # KeyClass's last value
-        return "key_classes must be known values"
-    # Comparisons with NaN are false, so these refuse it as well.
-    if not all(0.0 <= hold <= _MAX_HOLD_MS for hold in hold_ms):
-        return "hold_ms must be numbers from 0 to 10000"
-    if not all(0.0 <= flight <= _MAX_FLIGHT_MS for flight in flight_ms):
-        return "flight_ms must be numbers from 0 to 60000"
-    for column in touch:
-        if column and (len(column) != len(hold_ms) or not all(0.0 <= value <= 1.0 for value in column)):
-            return "pressure and contact_size must be numbers from 0 to 1, one for each key or none"
-    return None
+def keystroke_problem(run: KeystrokeRun) -> str | None:
+    """What is wrong with the columns of a run of keystrokes, or None. Pressure and contact size may be empty."""
+    fault = keystrokes.keystroke_fault(run.key_classes, run.hold_ms, run.flight_ms, run.pressure, run.contact_size)
+    return _KEYSTROKE_PROBLEMS.get(fault)

@@ -69,19 +69,18 @@ class BrokerProducer:
         """Records that the broker has not acknowledged yet."""
         return len(self._producer)
 
-    def send(self, topic: str, record: BrokerRecord, done: asyncio.Future[None]) -> None:
-        """Queue a record; `done` is done when all of the broker's replicas have it, or holds a `MeshError` that
-        callers may see.
+    def send(self, topic: str, record: BrokerRecord, settle: Callable[[MeshError | None], None]) -> None:
+        """Queue a record; `settle` hears when all of the broker's replicas have it, or why they do not.
 
         Raises:
             MeshError: OVERLOADED, the queue is full.
         """
 
         def report(error: KafkaError | None, _: Message) -> None:
-            _settle(done, error)
+            settle(None if error is None else _failure(error))
 
         try:
-            self._producer.produce(topic, record.value, record.key, on_delivery=report, headers=[*record.headers])
+            self._producer.produce(topic, record.value, record.key, on_delivery=report, headers=record.headers)
         except BufferError:
             raise MeshError(
                 ErrorReason.ERROR_REASON_OVERLOADED, "too many events wait for the broker", retry_after_s=_RETRY_SECONDS
@@ -112,16 +111,6 @@ class BrokerProducer:
         self._producer.poll(0)
         self._busy = len(self._producer) > 0
         self._next_poll = self._loop.call_later(_POLL_SECONDS if self._busy else _IDLE_SECONDS, self._poll)
-
-
-def _settle(done: asyncio.Future[None], error: KafkaError | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(None)
-        return
-    done.set_exception(_failure(error))
-    done.exception()  # whoever waits gets it; with nobody left to wait there is nobody to tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -79,8 +79,7 @@ class Outcome:
         return neutral if not self.features or name in self.simulated else self.features[_AT[name]]
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What this process remembers of an event that is on its way through the pipeline."""
 
     seen: Observation

@@ -6,12 +6,9 @@ stored results decides: of all copies of an event, one result is stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import asyncio
+from dataclasses import dataclass, field
 
 
 class EventIdReusedError(Exception):
@@ -26,8 +23,34 @@ class Accepted:
     """Digest of what was sent."""
     risk: float = 0.0
     """Preliminary risk, once computed."""
-    durable: asyncio.Future[None] | None = None
-    """Done when the broker has the event; None when it had it a while ago."""
+    settled: bool = False
+    """True once it is known what became of the event."""
+    error: Exception | None = None
+    """Why the event was not accepted after all."""
+    _waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def settle(self, error: Exception | None) -> None:
+        """The broker has the event, or did not take it."""
+        if self.settled:
+            return
+        self.settled, self.error = True, error
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+    async def wait(self) -> None:
+        """Wait until the broker has the event. A caller who gives up changes nothing for others who sent it too.
+
+        Raises:
+            Exception: what `settle` was given.
+        """
+        if not self.settled:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+        if self.error is not None:
+            raise self.error
 
 
 class RecentEvents:

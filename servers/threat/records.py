@@ -5,9 +5,11 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
+from pybase64 import b64encode_as_string
 
 from servers.threat.behavior import EVIDENCE_VERSION
 from servers.threat.features import FEATURES
@@ -23,13 +25,12 @@ SERVICE: Final = "bg-threat-ai"
 _MOST_ORIGINAL: Final = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerRecord:
+class BrokerRecord(NamedTuple):
     """One message for the broker."""
 
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, str | bytes | None]]
 
 
 def event_record(
@@ -59,7 +60,7 @@ def event_record(
         simulated_features=features.simulated,
         accepted_at_ms=int(accepted_at_s * 1000),
     )
-    headers = [
+    headers: list[tuple[str, str | bytes | None]] = [
         ("correlation-id", seen.correlation_id.encode()),
         ("user-id", seen.user_id.encode()),
         ("service", SERVICE.encode()),
@@ -96,9 +97,16 @@ def dead_letter(origin: Origin, reason: str, detail: str, now_s: float) -> Broke
 
 
 def iso_time(at_s: float) -> str:
-    """Seconds since the Unix epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Seconds since the Unix epoch as ISO 8601 in UTC, to the millisecond."""
+    second, milliseconds = divmod(int(at_s * 1000), 1000)
+    return f"{_iso_second(second)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=256)
+def _iso_second(second: int) -> str:
+    """Most events carry the second that it is."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _packed(values: Floats) -> str:
-    return b64encode(values.astype("<f4", copy=False).tobytes()).decode()
+    return b64encode_as_string(values.astype("<f4", copy=False).data)

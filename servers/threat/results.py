@@ -17,6 +17,7 @@ import psycopg
 
 from servers.mesh.errors import MeshError
 from servers.threat.alerts import Alert, UnusableAlertError, parse_alert
+from servers.threat.recent import Accepted
 from servers.threat.records import BrokerRecord, Origin, dead_letter
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class ResultSink(Protocol):
 class DeadLetters(Protocol):
     """Where messages go that cannot be used."""
 
-    def send(self, topic: str, record: BrokerRecord, done: asyncio.Future[None]) -> None:
+    def send(self, topic: str, record: BrokerRecord, settle: Callable[[MeshError | None], None]) -> None:
         """Queue a record."""
 
 
@@ -184,10 +185,10 @@ class ResultConsumer:
         record = dead_letter(origin, reason, detail, self._clock())
         pause = _FIRST_PAUSE
         while True:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            buried = Accepted(b"")
             try:
-                self._dead_letters.send(self._topic, record, done)
-                await done
+                self._dead_letters.send(self._topic, record, buried.settle)
+                await buried.wait()
             except MeshError:
                 await self._source.keep_alive()
                 await asyncio.sleep(pause)

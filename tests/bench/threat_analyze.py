@@ -86,7 +86,7 @@ def _events(stores: Stores, people: int) -> Iterator[list[bytes]]:
 @asynccontextmanager
 async def _echo(stores: Stores) -> AsyncIterator[int]:
     binding = ServiceBinding(SERVICE_NAME, threat_grpc.add_ThreatServiceServicer_to_server, Echo())  # type: ignore[abstract]  # one RPC is called
-    server = MeshServer(stores.settings(), [binding], limiter=Unlimited())
+    server = MeshServer(stores.settings(health_interval_seconds=30.0), [binding], limiter=Unlimited())
     port = await server.start()
     yield port
     await server.drain()
@@ -94,7 +94,9 @@ async def _echo(stores: Stores) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def _threat(stores: Stores) -> AsyncIterator[int]:
-    async with threat_app(stores.settings(save_seconds=1.0), limiter=Unlimited()) as server:
+    async with threat_app(
+        stores.settings(save_seconds=1.0, health_interval_seconds=30.0), limiter=Unlimited()
+    ) as server:
         port = await server.start()
         yield port
         await server.drain()

@@ -11,15 +11,15 @@ from servers.threat.behavior import SLOT_INDEX, SLOTS, KeystrokeRun, MousePath, 
 
 def run_of(hold: list[float], flight: list[float], prompt: str = "", touch: list[float] | None = None) -> KeystrokeRun:
     touched = np.array(touch or [], np.float32)
-    classes = np.array([1 + index % 9 for index in range(len(hold))], np.uint8)
+    classes = np.array([1 + index % 9 for index in range(len(hold))], np.int64)
     return KeystrokeRun(prompt, classes, np.array(hold, np.float32), np.array(flight, np.float32), touched, touched)
 
 
 def path_of(points: int = 60, step_ms: int = 60, seed: int = 0) -> MousePath:
     random = np.random.default_rng(seed)
-    steps = random.integers(-40, 60, (points, 2)).cumsum(0)
-    time = np.arange(points) * step_ms
-    return MousePath(time, steps[:, 0] - steps[0, 0], steps[:, 1] - steps[0, 1], np.ones(points, np.uint8))
+    steps = random.integers(-40, 60, (points, 2)).cumsum(0).astype(np.float64)
+    time = np.arange(points, dtype=np.float64) * step_ms
+    return MousePath(time, steps[:, 0] - steps[0, 0], steps[:, 1] - steps[0, 1], np.ones(points, np.int64))
 
 
 def test_nothing_observed_is_nan_throughout() -> None:
@@ -60,13 +60,13 @@ def test_prompt_codes_survive_float32() -> None:
 
 
 def test_mouse_needs_movement() -> None:
-    still = MousePath(np.arange(50) * 100, np.zeros(50), np.zeros(50), np.ones(50, np.uint8))
+    still = MousePath(np.arange(50.0) * 100, np.zeros(50), np.zeros(50), np.ones(50, np.int64))
     assert np.isnan(sample_of([], [still])[behavior.MOUSE]).all()
     assert np.isfinite(sample_of([], [path_of()])[SLOT_INDEX["speed_mean"]])
 
 
 def test_direction_shares_add_up_and_follow_the_movement() -> None:
-    rightward = MousePath(np.arange(60) * 60, np.arange(60) * 30, np.zeros(60), np.ones(60, np.uint8))
+    rightward = MousePath(np.arange(60.0) * 60, np.arange(60.0) * 30, np.zeros(60), np.ones(60, np.int64))
     sample = sample_of([], [rightward])
     shares = [sample[SLOT_INDEX[name]] for name in SLOTS if name.startswith("direction_")]
     assert sum(shares) == pytest.approx(1)
@@ -81,10 +81,10 @@ def test_screen_position_does_not_matter() -> None:
 
 
 def test_reporting_rate_hardly_matters() -> None:
-    time = np.arange(0, 12_000, 10)
+    time = np.arange(0.0, 12_000.0, 10.0)
     x, y = 400 * np.sin(time / 700), 300 * np.sin(time / 450)
     fast, slow = (
-        sample_of([], [MousePath(time[::every], x[::every], y[::every], np.ones(len(time[::every]), np.uint8))])
+        sample_of([], [MousePath(time[::every], x[::every], y[::every], np.ones(len(time[::every]), np.int64))])
         for every in (1, 6)
     )
     names = ("speed_mean", "speed_high", "turn_mean", "horizontal_share", "stroke_straightness")
@@ -119,7 +119,7 @@ def test_any_keys_give_finite_values_or_nan(keys: list[tuple[float, float, float
     hold, flight, touch, classes = zip(*keys, strict=True)
     run = KeystrokeRun(
         "p" if known else "",
-        np.array(classes, np.uint8),
+        np.array(classes, np.int64),
         np.array(hold, np.float32),
         np.array(flight, np.float32),
         np.array(touch, np.float32),
@@ -141,6 +141,7 @@ def test_any_keys_give_finite_values_or_nan(keys: list[tuple[float, float, float
     )
 )
 def test_any_path_gives_finite_values_or_nan(points: list[tuple[int, int, int, int]]) -> None:
-    columns = np.array(sorted(points))
-    path = MousePath(columns[:, 0] - columns[0, 0], columns[:, 1], columns[:, 2], columns[:, 3].astype(np.uint8))
+    columns = np.array(sorted(points), np.float64)
+    time, x, y, actions = np.ascontiguousarray(columns.T)
+    path = MousePath(time - time[0], x, y, actions.astype(np.int64))
     assert not np.isinf(sample_of([], [path])).any()

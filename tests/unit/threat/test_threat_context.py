@@ -154,7 +154,7 @@ def test_simulated_fields_mark_their_features_carry_no_risk_and_teach_nothing() 
     state, addresses = ContextState(), Addresses()
     state.learn(seen(context=Context(place=BERLIN, ip_address="8.8.8.8")), addresses, 0.0)
     real = seen(context=Context(place=SYDNEY, ip_address="1.1.1.1"))
-    fake = seen(context=replace(real.context, simulated=frozenset({"location", "ip_address"})))
+    fake = seen(context=real.context._replace(simulated=frozenset({"location", "ip_address"})))
     risks = []
     for event in (real, fake):
         features = features_of(event, Deviations(), state.score(event, addresses, HOUR))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servers.threat.alerts import Level, UnusableAlertError, parse_alert
+from servers.threat.behavior import KeystrokeRun, MousePath
 from servers.threat.observations import clock_skew, keystroke_problem, stroke_problem
 from servers.threat.recent import Accepted, EventIdReusedError, RecentEvents
 from servers.threat.records import Origin, dead_letter, iso_time
@@ -98,7 +99,8 @@ def test_clock_skew() -> None:
     ],
 )
 def test_strokes(columns: Any, word: str | None) -> None:
-    problem = stroke_problem(*columns)
+    time, x, y, actions = (np.array(column, np.float64) for column in columns)
+    problem = stroke_problem(MousePath(time, x, y, actions.astype(np.int64)))
     assert (problem is None) if word is None else (problem is not None and word in problem)
 
 
@@ -115,7 +117,9 @@ def test_strokes(columns: Any, word: str | None) -> None:
     ],
 )
 def test_keystrokes(columns: Any, word: str | None) -> None:
-    problem = keystroke_problem(*columns)
+    classes, holds, flights, touch = columns
+    numbers = [np.array(column, np.float32) for column in (holds, flights, *touch)]
+    problem = keystroke_problem(KeystrokeRun("", np.array(classes, np.int64), *numbers))
     assert (problem is None) if word is None else (problem is not None and word in problem)
 
 
