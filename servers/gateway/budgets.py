@@ -23,6 +23,7 @@ _BUDGETS: Final = {
     policy_pb2.RATE_CLASS_STREAM: 6000,
     policy_pb2.RATE_CLASS_WRITE: 120,
     policy_pb2.RATE_CLASS_CRITICAL: 30,
+    policy_pb2.RATE_CLASS_SERVICE: 600_000,
 }
 _OPEN_WHEN_UNCOUNTED: Final = (
     policy_pb2.RATE_CLASS_UNSPECIFIED,

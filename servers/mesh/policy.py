@@ -47,6 +47,7 @@ _BUDGETS: Final = {
     RateClass.RATE_CLASS_STREAM: 6000,
     RateClass.RATE_CLASS_WRITE: 120,
     RateClass.RATE_CLASS_CRITICAL: 30,
+    RateClass.RATE_CLASS_SERVICE: 600_000,
 }
 _READS: Final = (RateClass.RATE_CLASS_UNSPECIFIED, RateClass.RATE_CLASS_READ)
 

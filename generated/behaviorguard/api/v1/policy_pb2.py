@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!behaviorguard/api/v1/policy.proto\x12\x14\x62\x65haviorguard.api.v1\x1a google/protobuf/descriptor.proto\"m\n\tHttpField\x12\x16\n\x0erequest_header\x18\x01 \x01(\t\x12\x17\n\x0fresponse_header\x18\x02 \x01(\t\x12\x17\n\x0fresponse_cookie\x18\x03 \x01(\t\x12\x16\n\x0erequest_cookie\x18\x04 \x01(\t\"\xb7\x01\n\x0cMethodPolicy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12*\n\x05scope\x18\x02 \x01(\x0e\x32\x1b.behaviorguard.api.v1.Scope\x12\x33\n\nrate_class\x18\x03 \x01(\x0e\x32\x1f.behaviorguard.api.v1.RateClass\x12\x0f\n\x07\x61udited\x18\x04 \x01(\x08\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x13\n\x0bhttp_status\x18\x06 \x01(\r*g\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCOPE_ANONYMOUS\x10\x01\x12\x0e\n\nSCOPE_SELF\x10\x02\x12\x11\n\rSCOPE_ANALYST\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04*\xa3\x01\n\tRateClass\x12!\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x1a\x05\xb0\xe7\x18\xd8\x04\x12\x1a\n\x0fRATE_CLASS_READ\x10\x01\x1a\x05\xb0\xe7\x18\xd8\x04\x12\x1c\n\x11RATE_CLASS_STREAM\x10\x02\x1a\x05\xb0\xe7\x18\xf0.\x12\x1a\n\x10RATE_CLASS_WRITE\x10\x03\x1a\x04\xb0\xe7\x18x\x12\x1d\n\x13RATE_CLASS_CRITICAL\x10\x04\x1a\x04\xb0\xe7\x18\x1e*t\n\x0bSensitivity\x12\x1b\n\x17SENSITIVITY_UNSPECIFIED\x10\x00\x12\x16\n\x12SENSITIVITY_PUBLIC\x10\x01\x12\x18\n\x14SENSITIVITY_PERSONAL\x10\x02\x12\x16\n\x12SENSITIVITY_SECRET\x10\x03:T\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\".behaviorguard.api.v1.MethodPolicy:W\n\x0bsensitivity\x12\x1d.google.protobuf.FieldOptions\x18\xf2\x8c\x03 \x01(\x0e\x32!.behaviorguard.api.v1.Sensitivity:N\n\x04http\x12\x1d.google.protobuf.FieldOptions\x18\xf5\x8c\x03 \x01(\x0b\x32\x1f.behaviorguard.api.v1.HttpField:=\n\x10\x63\x61lls_per_minute\x12!.google.protobuf.EnumValueOptions\x18\xf6\x8c\x03 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!behaviorguard/api/v1/policy.proto\x12\x14\x62\x65haviorguard.api.v1\x1a google/protobuf/descriptor.proto\"m\n\tHttpField\x12\x16\n\x0erequest_header\x18\x01 \x01(\t\x12\x17\n\x0fresponse_header\x18\x02 \x01(\t\x12\x17\n\x0fresponse_cookie\x18\x03 \x01(\t\x12\x16\n\x0erequest_cookie\x18\x04 \x01(\t\"\xb7\x01\n\x0cMethodPolicy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12*\n\x05scope\x18\x02 \x01(\x0e\x32\x1b.behaviorguard.api.v1.Scope\x12\x33\n\nrate_class\x18\x03 \x01(\x0e\x32\x1f.behaviorguard.api.v1.RateClass\x12\x0f\n\x07\x61udited\x18\x04 \x01(\x08\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x13\n\x0bhttp_status\x18\x06 \x01(\r*g\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCOPE_ANONYMOUS\x10\x01\x12\x0e\n\nSCOPE_SELF\x10\x02\x12\x11\n\rSCOPE_ANALYST\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04*\xc3\x01\n\tRateClass\x12!\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x1a\x05\xb0\xe7\x18\xd8\x04\x12\x1a\n\x0fRATE_CLASS_READ\x10\x01\x1a\x05\xb0\xe7\x18\xd8\x04\x12\x1c\n\x11RATE_CLASS_STREAM\x10\x02\x1a\x05\xb0\xe7\x18\xf0.\x12\x1a\n\x10RATE_CLASS_WRITE\x10\x03\x1a\x04\xb0\xe7\x18x\x12\x1d\n\x13RATE_CLASS_CRITICAL\x10\x04\x1a\x04\xb0\xe7\x18\x1e\x12\x1e\n\x12RATE_CLASS_SERVICE\x10\x05\x1a\x06\xb0\xe7\x18\xc0\xcf$*t\n\x0bSensitivity\x12\x1b\n\x17SENSITIVITY_UNSPECIFIED\x10\x00\x12\x16\n\x12SENSITIVITY_PUBLIC\x10\x01\x12\x18\n\x14SENSITIVITY_PERSONAL\x10\x02\x12\x16\n\x12SENSITIVITY_SECRET\x10\x03:T\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\".behaviorguard.api.v1.MethodPolicy:W\n\x0bsensitivity\x12\x1d.google.protobuf.FieldOptions\x18\xf2\x8c\x03 \x01(\x0e\x32!.behaviorguard.api.v1.Sensitivity:N\n\x04http\x12\x1d.google.protobuf.FieldOptions\x18\xf5\x8c\x03 \x01(\x0b\x32\x1f.behaviorguard.api.v1.HttpField:=\n\x10\x63\x61lls_per_minute\x12!.google.protobuf.EnumValueOptions\x18\xf6\x8c\x03 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +42,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_WRITE"]._serialized_options = b'\260\347\030x'
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_CRITICAL"]._loaded_options = None
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_CRITICAL"]._serialized_options = b'\260\347\030\036'
+  _globals['_RATECLASS'].values_by_name["RATE_CLASS_SERVICE"]._loaded_options = None
+  _globals['_RATECLASS'].values_by_name["RATE_CLASS_SERVICE"]._serialized_options = b'\260\347\030\300\317$'
   _globals['_SCOPE']._serialized_start=390
   _globals['_SCOPE']._serialized_end=493
   _globals['_RATECLASS']._serialized_start=496
-  _globals['_RATECLASS']._serialized_end=659
-  _globals['_SENSITIVITY']._serialized_start=661
-  _globals['_SENSITIVITY']._serialized_end=777
+  _globals['_RATECLASS']._serialized_end=691
+  _globals['_SENSITIVITY']._serialized_start=693
+  _globals['_SENSITIVITY']._serialized_end=809
   _globals['_HTTPFIELD']._serialized_start=93
   _globals['_HTTPFIELD']._serialized_end=202
   _globals['_METHODPOLICY']._serialized_start=205

@@ -71,6 +71,10 @@ class _RateClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateClass.V
     """Changes of state."""
     RATE_CLASS_CRITICAL: _RateClass.ValueType  # 4
     """Expensive or security-critical operations (sign-in, key generation)."""
+    RATE_CLASS_SERVICE: _RateClass.ValueType  # 5
+    """What one service asks of another on behalf of everybody: the budget is the service's, and many people's calls draw
+    on it.
+    """
 
 class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
     """The request budget an RPC draws on. Budgets are per user and RPC, counted over 60 s windows."""
@@ -85,6 +89,10 @@ RATE_CLASS_WRITE: RateClass.ValueType  # 3
 """Changes of state."""
 RATE_CLASS_CRITICAL: RateClass.ValueType  # 4
 """Expensive or security-critical operations (sign-in, key generation)."""
+RATE_CLASS_SERVICE: RateClass.ValueType  # 5
+"""What one service asks of another on behalf of everybody: the budget is the service's, and many people's calls draw
+on it.
+"""
 Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
 
 class _Sensitivity:

@@ -135,7 +135,7 @@ class GetStatusResponse(_message.Message):
     backend: Global___Backend.ValueType
     """Where keys live."""
     backend_notice: _builtins.str
-    """One honest sentence about that: "Software store: keys are protected by a passphrase and this process, not by
+    """One honest sentence about that: "Software store: keys are protected by the shares and by this process, not by
     hardware."
     """
     state: Global___SealState.ValueType

@@ -28,8 +28,8 @@ if _version_not_supported:
 class HsmServiceStub:
     """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
     OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
-    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
-    (HSM_TOKEN_INVALID) and raises a security event.
+    method, counter and SHA-256 of the request, under the channel's key>"; `docs/hsm.md` writes the bytes down. A counter
+    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
     Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
     DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
     away), RESOURCE_EXHAUSTED (OVERLOADED).
@@ -106,8 +106,8 @@ class HsmServiceStub:
 class HsmServiceServicer:
     """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
     OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
-    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
-    (HSM_TOKEN_INVALID) and raises a security event.
+    method, counter and SHA-256 of the request, under the channel's key>"; `docs/hsm.md` writes the bytes down. A counter
+    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
     Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
     DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
     away), RESOURCE_EXHAUSTED (OVERLOADED).
@@ -131,8 +131,10 @@ class HsmServiceServicer:
 
     def GenerateKey(self, request, context):
         """Makes a key, or with the id of one that exists its next version, seals its seed on three modules and answers with
-        the public half. When it returns, two modules at least have it durably. UNAVAILABLE (ENTROPY_FAILED) while an
-        entropy source fails its health test.
+        the public half. When it returns, two modules at least have it durably. Asked again for the newest version with the
+        same algorithm it answers with that version, so that a call whose answer was lost can be repeated; any other version
+        than the next is FAILED_PRECONDITION (WRONG_STATE). UNAVAILABLE (ENTROPY_FAILED) while an entropy source fails its
+        health test.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,8 +181,9 @@ class HsmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unseal(self, request, context):
-        """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens.
-        INVALID_ARGUMENT (SHARE_INVALID) drops all shares given.
+        """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens; an HSM
+        without one stays uninitialized and then takes the backup of the HSM that the shares are of. INVALID_ARGUMENT
+        (SHARE_INVALID) drops all shares given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,8 +285,8 @@ def add_HsmServiceServicer_to_server(servicer, server):
 class HsmService:
     """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
     OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
-    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
-    (HSM_TOKEN_INVALID) and raises a security event.
+    method, counter and SHA-256 of the request, under the channel's key>"; `docs/hsm.md` writes the bytes down. A counter
+    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
     Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
     DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
     away), RESOURCE_EXHAUSTED (OVERLOADED).

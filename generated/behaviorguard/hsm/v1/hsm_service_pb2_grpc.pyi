@@ -31,8 +31,8 @@ GRPC_VERSION: str
 class HsmServiceStub:
     """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
     OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
-    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
-    (HSM_TOKEN_INVALID) and raises a security event.
+    method, counter and SHA-256 of the request, under the channel's key>"; `docs/hsm.md` writes the bytes down. A counter
+    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
     Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
     DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
     away), RESOURCE_EXHAUSTED (OVERLOADED).
@@ -52,8 +52,10 @@ class HsmServiceStub:
     """
     GenerateKey: _grpc.UnaryUnaryMultiCallable[_hsm_service_pb2.GenerateKeyRequest, _hsm_service_pb2.GenerateKeyResponse]
     """Makes a key, or with the id of one that exists its next version, seals its seed on three modules and answers with
-    the public half. When it returns, two modules at least have it durably. UNAVAILABLE (ENTROPY_FAILED) while an
-    entropy source fails its health test.
+    the public half. When it returns, two modules at least have it durably. Asked again for the newest version with the
+    same algorithm it answers with that version, so that a call whose answer was lost can be repeated; any other version
+    than the next is FAILED_PRECONDITION (WRONG_STATE). UNAVAILABLE (ENTROPY_FAILED) while an entropy source fails its
+    health test.
     """
     Decrypt: _grpc.UnaryUnaryMultiCallable[_hsm_service_pb2.DecryptRequest, _hsm_service_pb2.DecryptResponse]
     """Opens up to 64 ciphertexts: decapsulates, derives the content key (HKDF-SHA256) and decrypts (AES-256-GCM) inside.
@@ -75,8 +77,9 @@ class HsmServiceStub:
     when there is one already.
     """
     Unseal: _grpc.UnaryUnaryMultiCallable[_hsm_service_pb2.UnsealRequest, _hsm_service_pb2.UnsealResponse]
-    """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens.
-    INVALID_ARGUMENT (SHARE_INVALID) drops all shares given.
+    """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens; an HSM
+    without one stays uninitialized and then takes the backup of the HSM that the shares are of. INVALID_ARGUMENT
+    (SHARE_INVALID) drops all shares given.
     """
     Seal: _grpc.UnaryUnaryMultiCallable[_hsm_service_pb2.SealRequest, _hsm_service_pb2.SealResponse]
     """Forgets the master key until it is unsealed again. What is running finishes."""
@@ -91,8 +94,8 @@ class HsmServiceStub:
 class HsmServiceAsyncStub(HsmServiceStub):
     """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
     OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
-    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
-    (HSM_TOKEN_INVALID) and raises a security event.
+    method, counter and SHA-256 of the request, under the channel's key>"; `docs/hsm.md` writes the bytes down. A counter
+    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
     Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
     DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
     away), RESOURCE_EXHAUSTED (OVERLOADED).
@@ -109,8 +112,10 @@ class HsmServiceAsyncStub(HsmServiceStub):
     """
     GenerateKey: _aio.UnaryUnaryMultiCallable[_hsm_service_pb2.GenerateKeyRequest, _hsm_service_pb2.GenerateKeyResponse]  # type: ignore[assignment]
     """Makes a key, or with the id of one that exists its next version, seals its seed on three modules and answers with
-    the public half. When it returns, two modules at least have it durably. UNAVAILABLE (ENTROPY_FAILED) while an
-    entropy source fails its health test.
+    the public half. When it returns, two modules at least have it durably. Asked again for the newest version with the
+    same algorithm it answers with that version, so that a call whose answer was lost can be repeated; any other version
+    than the next is FAILED_PRECONDITION (WRONG_STATE). UNAVAILABLE (ENTROPY_FAILED) while an entropy source fails its
+    health test.
     """
     Decrypt: _aio.UnaryUnaryMultiCallable[_hsm_service_pb2.DecryptRequest, _hsm_service_pb2.DecryptResponse]  # type: ignore[assignment]
     """Opens up to 64 ciphertexts: decapsulates, derives the content key (HKDF-SHA256) and decrypts (AES-256-GCM) inside.
@@ -132,8 +137,9 @@ class HsmServiceAsyncStub(HsmServiceStub):
     when there is one already.
     """
     Unseal: _aio.UnaryUnaryMultiCallable[_hsm_service_pb2.UnsealRequest, _hsm_service_pb2.UnsealResponse]  # type: ignore[assignment]
-    """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens.
-    INVALID_ARGUMENT (SHARE_INVALID) drops all shares given.
+    """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens; an HSM
+    without one stays uninitialized and then takes the backup of the HSM that the shares are of. INVALID_ARGUMENT
+    (SHARE_INVALID) drops all shares given.
     """
     Seal: _aio.UnaryUnaryMultiCallable[_hsm_service_pb2.SealRequest, _hsm_service_pb2.SealResponse]  # type: ignore[assignment]
     """Forgets the master key until it is unsealed again. What is running finishes."""
@@ -147,8 +153,8 @@ class HsmServiceAsyncStub(HsmServiceStub):
 class HsmServiceServicer(metaclass=_abc_1.ABCMeta):
     """The hardware security module's operations. Besides its certificate a caller shows, on every call but GetStatus and
     OpenChannel, an HSM token in the metadata `x-hsm-token`: "<channel id>.<counter>.<base64url of HMAC-SHA256 over
-    method, counter and SHA-256 of the request, under the channel's key>". A counter that was used before is refused
-    (HSM_TOKEN_INVALID) and raises a security event.
+    method, counter and SHA-256 of the request, under the channel's key>"; `docs/hsm.md` writes the bytes down. A counter
+    that was used before is refused (HSM_TOKEN_INVALID) and raises a security event.
     Common errors: UNAUTHENTICATED (HSM_TOKEN_INVALID), FAILED_PRECONDITION (HSM_SEALED), NOT_FOUND (key handle),
     DATA_LOSS (REPLICAS_DAMAGED: fewer than one whole replica of three is left), UNAVAILABLE (AUDIT_UNAVAILABLE, module
     away), RESOURCE_EXHAUSTED (OVERLOADED).
@@ -181,8 +187,10 @@ class HsmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_hsm_service_pb2.GenerateKeyResponse, _abc.Awaitable[_hsm_service_pb2.GenerateKeyResponse]]:
         """Makes a key, or with the id of one that exists its next version, seals its seed on three modules and answers with
-        the public half. When it returns, two modules at least have it durably. UNAVAILABLE (ENTROPY_FAILED) while an
-        entropy source fails its health test.
+        the public half. When it returns, two modules at least have it durably. Asked again for the newest version with the
+        same algorithm it answers with that version, so that a call whose answer was lost can be repeated; any other version
+        than the next is FAILED_PRECONDITION (WRONG_STATE). UNAVAILABLE (ENTROPY_FAILED) while an entropy source fails its
+        health test.
         """
 
     @_abc_1.abstractmethod
@@ -240,8 +248,9 @@ class HsmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _hsm_service_pb2.UnsealRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_hsm_service_pb2.UnsealResponse, _abc.Awaitable[_hsm_service_pb2.UnsealResponse]]:
-        """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens.
-        INVALID_ARGUMENT (SHARE_INVALID) drops all shares given.
+        """Gives one share towards unsealing. At the threshold the master key is rebuilt, checked and the HSM opens; an HSM
+        without one stays uninitialized and then takes the backup of the HSM that the shares are of. INVALID_ARGUMENT
+        (SHARE_INVALID) drops all shares given.
         """
 
     @_abc_1.abstractmethod
