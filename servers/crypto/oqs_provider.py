@@ -14,6 +14,7 @@ import ctypes.util
 import hashlib
 import hmac
 import os
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 INSTALL_PATH: Final = "OQS_INSTALL_PATH"
 """Environment variable with the folder that liboqs was installed to, as for liboqs's own Python package."""
 
+OLDEST: Final = (0, 16)
+"""Oldest release that is taken. Before 0.15 an AVX2 build accepts ML-DSA signatures that FIPS 204 refuses (algorithm 8,
+line 13: the norm of `z`; https://github.com/pq-crystals/dilithium/issues/113), and 0.16 closes more."""
+
 _SECRET_KEY_SIZES: Final[Mapping[Algorithm, int]] = {
     Algorithm.ML_KEM_768: 2400,
     Algorithm.ML_KEM_1024: 3168,
@@ -47,6 +52,7 @@ _DSA_DIMENSIONS: Final[Mapping[Algorithm, bytes]] = {
 """`k` and `l`, hashed with the seed (FIPS 204, algorithm 6, line 1)."""
 
 _RHO_SIZE: Final = 32
+_RANDOMNESS_SIZE: Final = 32
 _RandomBytes = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t)
 
 _RANDOMNESS: Final = threading.Lock()
@@ -65,7 +71,7 @@ def find_library() -> Path | None:
 
 
 class OqsProvider:
-    """ML-KEM and ML-DSA by liboqs 0.13 or newer. Every call releases the interpreter's lock."""
+    """ML-KEM and ML-DSA by liboqs 0.16 or newer. Every call releases the interpreter's lock."""
 
     name: Final = "oqs"
 
@@ -73,7 +79,7 @@ class OqsProvider:
         """Load the library, by default where `find_library` finds it.
 
         Raises:
-            ProviderUnavailableError: There is none, or it lacks an algorithm.
+            ProviderUnavailableError: There is none, it is too old, or it lacks an algorithm.
         """
         place = library or find_library()
         if place is None:
@@ -138,9 +144,13 @@ class _Liboqs:
                 getattr(self.library, function).restype = ctypes.c_void_p
             self.library.OQS_version.restype = ctypes.c_char_p
             self.library.OQS_MEM_cleanse.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-            _ = self.library.OQS_KEM_keypair_derand, self.library.OQS_SIG_verify_with_ctx_str
         except (OSError, AttributeError) as error:
-            raise ProviderUnavailableError(f"{place} is not liboqs 0.13 or newer, or cannot be loaded") from error
+            raise ProviderUnavailableError(f"{place} is not liboqs, or cannot be loaded") from error
+        if tuple(map(int, re.findall(r"\d+", self.version)[:2])) < OLDEST:
+            raise ProviderUnavailableError(
+                f"liboqs {self.version} is too old: before {OLDEST[0]}.{OLDEST[1]} its ML-DSA may accept what FIPS 204"
+                " refuses; install a newer one, or choose the provider cryptography"
+            )
         self.handles = {algorithm: self._handle(algorithm) for algorithm in _SECRET_KEY_SIZES}
         self._seed: tuple[int, bytes] | None = None
         # Kept as long as the library: a thread may still be in it when the source is put back.
@@ -216,10 +226,14 @@ class _KemPublicKey:
             raise KeyMaterialError(f"the bytes are not a public key of {algorithm}") from None
 
     def encapsulate(self) -> tuple[bytes, bytes]:
+        return self.encapsulate_from(os.urandom(_RANDOMNESS_SIZE))
+
+    def encapsulate_from(self, randomness: bytes) -> tuple[bytes, bytes]:
+        """Encapsulate with FIPS 203's `m`, 32 B: apart from `encapsulate`, for known-answer tests alone."""
         ciphertext = ctypes.create_string_buffer(self.algorithm.parameters.output_size)
         secret = ctypes.create_string_buffer(SHARED_SECRET_SIZE)
         handle = self._liboqs.handles[self.algorithm]
-        status = self._liboqs.library.OQS_KEM_encaps(handle, ciphertext, secret, self.public_bytes)
+        status = self._liboqs.library.OQS_KEM_encaps_derand(handle, ciphertext, secret, self.public_bytes, randomness)
         _require(status, "liboqs could not encapsulate")
         return secret.raw, ciphertext.raw
 
