@@ -24,6 +24,7 @@ from behaviorguard.client.tokens import (
 from servers.crypto.algorithms import Algorithm
 from servers.mesh.errors import MeshError
 from servers.quantum import jws
+from servers.quantum.jwks import kid_of
 from servers.quantum.ports import Signed, SignItem
 from servers.quantum.signatures import Check, SignatureVerifier
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
     from behaviorguard.client.tokens import SignedToken
 
-    from servers.quantum.jwks import TokenKey, TokenKeys
+    from servers.quantum.jwks import TokenKeys
+    from servers.quantum.platform_keys import PlatformKey
 
 DEFAULT_LIFETIME_S: Final = 3600
 
@@ -81,7 +83,7 @@ class Issued:
     classical: str = field(repr=False)
     hybrid: str = field(repr=False)
     """Empty unless it was wanted."""
-    quantum_key: TokenKey | None
+    quantum_key: PlatformKey | None
     """The key of the ML-DSA signature, where there is one."""
     quantum_signature: bytes = field(repr=False)
     signed_at: datetime
@@ -146,10 +148,13 @@ class Tokens:
         quantum_key = await self._keys.signing(Algorithm.ML_DSA_65) if order.hybrid else None
         claims = self._claims(order)
         payload = jws.claims_payload(claims)
-        headers = [jws.classical_header(classical_key.kid)]
+        headers = [jws.classical_header(kid_of(classical_key))]
         keys = [classical_key]
         if quantum_key is not None:
-            headers += [jws.hybrid_header(ED_DSA, classical_key.kid), jws.hybrid_header(ML_DSA_65, quantum_key.kid)]
+            headers += [
+                jws.hybrid_header(ED_DSA, kid_of(classical_key)),
+                jws.hybrid_header(ML_DSA_65, kid_of(quantum_key)),
+            ]
             keys += [classical_key, quantum_key]
         inputs = [jws.signing_input(header, payload) for header in headers]
         items = [

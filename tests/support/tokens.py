@@ -17,7 +17,8 @@ from servers.crypto.algorithms import Algorithm
 from servers.crypto.cryptography_provider import CryptographyProvider
 from servers.mesh.settings import DEFAULT_ORGANIZATION_ID
 from servers.quantum import jws
-from servers.quantum.jwks import TokenKey, json_web_key
+from servers.quantum.jwks import json_web_key, kid_of
+from servers.quantum.platform_keys import PlatformKey
 from servers.quantum.ports import Signed, SignItem
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class LocalIssuer:
     """Signs like the service, with keys of its own; stands in for the platform's keys and for the HSM."""
 
     name: str = "one"
-    held: dict[Algorithm, list[TokenKey]] = field(default_factory=dict)
+    held: dict[Algorithm, list[PlatformKey]] = field(default_factory=dict)
     """Versions, newest first."""
     keys: dict[str, SigningKey] = field(default_factory=dict)
     requests: list[int] = field(default_factory=list)
@@ -70,7 +71,7 @@ class LocalIssuer:
         for algorithm in ALGORITHMS:
             self.rotate(algorithm, datetime.fromtimestamp(NOW - 1000, UTC))
 
-    def rotate(self, algorithm: Algorithm, at: datetime) -> TokenKey:
+    def rotate(self, algorithm: Algorithm, at: datetime) -> PlatformKey:
         """Add a version."""
         known = self.held.setdefault(algorithm, [])
         number = len(known) + 1
@@ -78,14 +79,23 @@ class LocalIssuer:
         handle = f"{key_id}/{number}"
         key = CryptographyProvider().signing_key(algorithm, hashlib.sha256(handle.encode()).digest())
         self.keys[handle] = key
-        made = TokenKey(algorithm, key_id, number, key.public_bytes, handle, DEFAULT_ORGANIZATION_ID, at)
+        made = PlatformKey(
+            algorithm=algorithm,
+            key_id=key_id,
+            version=number,
+            key_handle=handle,
+            public_key=key.public_bytes,
+            organization_id=DEFAULT_ORGANIZATION_ID,
+            created_at=at,
+            decrypts=True,
+        )
         known.insert(0, made)
         return made
 
-    def newest(self, algorithm: Algorithm) -> TokenKey:
+    def newest(self, algorithm: Algorithm) -> PlatformKey:
         return self.held[algorithm][0]
 
-    def sign(self, key: TokenKey, message: bytes, context: bytes = b"") -> bytes:
+    def sign(self, key: PlatformKey, message: bytes, context: bytes = b"") -> bytes:
         return self.keys[key.key_handle].sign(message, context)
 
     def signed_part(self, algorithm: Algorithm, header: str, payload: str) -> dict[str, str]:
@@ -99,8 +109,8 @@ class LocalIssuer:
         ed, dsa = (self.newest(algorithm) for algorithm in ALGORITHMS)
         return (
             payload,
-            self.signed_part(Algorithm.ED25519, jws.hybrid_header(ED_DSA, ed.kid), payload),
-            self.signed_part(Algorithm.ML_DSA_65, jws.hybrid_header(ML_DSA_65, dsa.kid), payload),
+            self.signed_part(Algorithm.ED25519, jws.hybrid_header(ED_DSA, kid_of(ed)), payload),
+            self.signed_part(Algorithm.ML_DSA_65, jws.hybrid_header(ML_DSA_65, kid_of(dsa)), payload),
         )
 
     def hybrid(self, said: TokenClaims | bytes) -> str:
@@ -110,7 +120,7 @@ class LocalIssuer:
     def classical(self, said: TokenClaims) -> str:
         payload = jws.claims_payload(said)
         key = self.newest(Algorithm.ED25519)
-        header = jws.classical_header(key.kid)
+        header = jws.classical_header(kid_of(key))
         return jws.classical_token(payload, header, self.sign(key, jws.signing_input(header, payload)))
 
     def jwks(self) -> dict[str, Any]:
@@ -122,7 +132,10 @@ class LocalIssuer:
 
     # What the service asks of the platform's keys and of the HSM.
 
-    async def versions(self, service_id: str, algorithm: Algorithm) -> Sequence[TokenKey]:
+    async def ensure(self, service_id: str, algorithm: Algorithm) -> PlatformKey:
+        return self.newest(algorithm)
+
+    async def versions(self, service_id: str, algorithm: Algorithm) -> Sequence[PlatformKey]:
         return list(self.held[algorithm])
 
     async def sign_many(self, items: Sequence[SignItem]) -> list[Signed | MeshError]:

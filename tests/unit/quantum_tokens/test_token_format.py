@@ -33,6 +33,7 @@ from jwcrypto.common import json_encode  # type: ignore[import-untyped]  # as ab
 
 from servers.crypto.algorithms import Algorithm
 from servers.quantum import jws
+from servers.quantum.jwks import kid_of
 from tests.support.tokens import AUDIENCE, NOW, SESSION, LocalIssuer, claims, general
 
 if TYPE_CHECKING:
@@ -165,7 +166,9 @@ ARRANGEMENTS: dict[str, str] = {
     "classical in general form": general(
         PAYLOAD,
         [
-            ISSUER.signed_part(Algorithm.ED25519, jws.classical_header(ISSUER.newest(Algorithm.ED25519).kid), PAYLOAD),
+            ISSUER.signed_part(
+                Algorithm.ED25519, jws.classical_header(kid_of(ISSUER.newest(Algorithm.ED25519))), PAYLOAD
+            ),
             DSA,
         ],
     ),
@@ -179,8 +182,8 @@ def test_other_arrangements_are_refused(name: str) -> None:
 
 
 def _headers() -> dict[str, dict[str, Any]]:
-    kid = ISSUER.newest(Algorithm.ED25519).kid
-    quantum = ISSUER.newest(Algorithm.ML_DSA_65).kid
+    kid = kid_of(ISSUER.newest(Algorithm.ED25519))
+    quantum = kid_of(ISSUER.newest(Algorithm.ML_DSA_65))
     good = {"alg": ED_DSA, "kid": kid, "typ": HYBRID_TYPE}
     return {
         "none": {**good, "alg": "none"},
@@ -222,7 +225,7 @@ def test_a_well_signed_classical_token_with_another_header_is_refused(name: str)
 
 def test_white_space_in_a_header_is_refused() -> None:
     header = encode(
-        json.dumps({"alg": ED_DSA, "kid": ISSUER.newest(Algorithm.ED25519).kid, "typ": HYBRID_TYPE}).encode()
+        json.dumps({"alg": ED_DSA, "kid": kid_of(ISSUER.newest(Algorithm.ED25519)), "typ": HYBRID_TYPE}).encode()
     )
     assert refused(general(PAYLOAD, [ISSUER.signed_part(Algorithm.ED25519, header, PAYLOAD), DSA]))
 
@@ -383,7 +386,7 @@ def test_a_token_of_another_implementation_is_accepted() -> None:
         signer = other.JWS(base64.urlsafe_b64decode(payload + "=="))
         signer.allowed_algs = OTHER_ALGORITHMS
         signer.add_signature(
-            jwk.JWK(**kind, **member), jose, json_encode({"alg": jose, "kid": key.kid, "typ": HYBRID_TYPE})
+            jwk.JWK(**kind, **member), jose, json_encode({"alg": jose, "kid": kid_of(key), "typ": HYBRID_TYPE})
         )
         made = json.loads(signer.serialize())
         signatures.append({"protected": made["protected"], "signature": made["signature"]})
