@@ -9,6 +9,8 @@ GRANT USAGE ON SCHEMA public TO bg_quantum, bg_monitoring;
 -- quantum: keys and events are its own. The audit trail may be written and read, never changed or shortened.
 GRANT USAGE ON SCHEMA quantum_keys, quantum_audit, quantum_security TO bg_quantum;
 GRANT SELECT, INSERT, UPDATE ON quantum_keys.quantum_key_store, quantum_security.security_events TO bg_quantum;
+GRANT SELECT, INSERT ON quantum_keys.key_versions TO bg_quantum;
+GRANT SELECT, INSERT, UPDATE, DELETE ON quantum_keys.key_intents TO bg_quantum;
 GRANT SELECT, INSERT ON quantum_audit.quantum_operations_log, quantum_audit.checkpoints TO bg_quantum;
 GRANT SELECT, INSERT, UPDATE ON quantum_audit.chain_heads, quantum_security.event_heads TO bg_quantum;
 REVOKE UPDATE, DELETE, TRUNCATE ON quantum_audit.quantum_operations_log, quantum_audit.checkpoints FROM bg_quantum;

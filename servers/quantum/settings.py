@@ -1,0 +1,47 @@
+"""What the quantum service reads from its environment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from servers.mesh.settings import MeshSettings
+
+
+class QuantumSettings(MeshSettings):
+    """Settings of the quantum service: `BEHAVIORGUARD_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="BEHAVIORGUARD_", frozen=True, extra="ignore")
+
+    service_name: str = "quantum"
+    """See `MeshSettings`."""
+    port: int = Field(default=3005, ge=0, le=65535)
+    """Port from the document."""
+    max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    """See `MeshSettings`; 64 envelopes of 80 KiB must fit."""
+
+    postgres_dsn: SecretStr
+    """The quantum security database (port 5433), as a libpq connection string."""
+    postgres_connections: int = Field(default=8, ge=2, le=200)
+    """Most connections to the database at once, besides the audit trail's own."""
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6380/0")
+    """The quantum Redis."""
+    hsm_address: str = "127.0.0.1:8443"
+    """Where the HSM listens, `host:port`."""
+    crypto_provider: Literal["cryptography", "oqs"] = "cryptography"
+    """Library of primitives."""
+
+    keys_held: int = Field(default=4096, ge=16, le=1_000_000)
+    """Keys held in memory at most."""
+    keys_believed_seconds: float = Field(default=5.0, ge=0, le=60)
+    """How long a key that was read is believed at most; changes are told at once by the database."""
+    upkeep_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """Pause between two rounds of expiry, rotation by schedule and cleaning up."""
+    given_up_seconds: float = Field(default=120.0, ge=1, le=86_400)
+    """Age after which a key that was begun and not stored is destroyed in the HSM; more than any call may take."""
+    platform_rotation_days: int = Field(default=90, ge=0, le=3650)
+    """Days between rotations of the platform's own keys; 0 for none."""
+    default_template_key: bool = True
+    """Whether the default organisation gets a service key for templates when it has none."""
