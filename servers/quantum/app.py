@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from behaviorguard.quantum.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
 from behaviorguard.quantum.v1.template_service_pb2_grpc import add_TemplateServiceServicer_to_server
+from behaviorguard.quantum.v1.token_service_pb2_grpc import add_TokenServiceServicer_to_server
 
 from servers.crypto.algorithms import Algorithm
 from servers.crypto.provider import provider_named
@@ -31,6 +32,7 @@ from servers.quantum.rotation import HsmWatch, KeyUpkeep, UpkeepParts
 from servers.quantum.settings import QuantumSettings
 from servers.quantum.template_service import TemplateService
 from servers.quantum.templates import Templates
+from servers.quantum.token_app import token_service
 from servers.quantum.use_limits import UseLimits
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 KEYS: Final = "behaviorguard.quantum.v1.KeyService"
 TEMPLATES: Final = "behaviorguard.quantum.v1.TemplateService"
+TOKENS: Final = "behaviorguard.quantum.v1.TokenService"
 
 TEMPLATE_KEY: Final = ("templates", Algorithm.ML_KEM_768)
 """The platform's own key for templates: service id and algorithm."""
@@ -87,9 +90,10 @@ async def quantum_app(
         tasks = TaskOwner()
         stack.push_async_callback(tasks.stop)
         _start(core, tasks)
+        tokens = token_service(core, tasks, stack)
         yield MeshServer(
             settings,
-            _bindings(core),
+            [*_bindings(core), ServiceBinding(TOKENS, add_TokenServiceServicer_to_server, tokens)],
             health=HealthMonitor(
                 settings.service_name,
                 [

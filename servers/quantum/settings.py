@@ -45,3 +45,12 @@ class QuantumSettings(MeshSettings):
     """Days between rotations of the platform's own keys; 0 for none."""
     default_template_key: bool = True
     """Whether the default organisation gets a service key for templates when it has none."""
+
+    token_issuer: str = Field(default="behaviorguard", min_length=1, max_length=255)
+    """`iss` of every token; a token of another issuer is refused."""
+    token_clock_skew_seconds: float = Field(default=60.0, ge=0, le=300)
+    """How far the clock of the process that issued a token may be ahead; a token's end is never stretched."""
+    verify_threads: int = Field(default=2, ge=1, le=64)
+    """Threads that check signatures."""
+    revocations_held: int = Field(default=200_000, ge=1000, le=10_000_000)
+    """Ended sessions held in memory at most, about 150 B each; beyond it each check of a token asks the database."""
