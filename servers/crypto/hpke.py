@@ -7,7 +7,7 @@ of draft-ietf-hpke-pq.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -50,10 +50,12 @@ class Suite:
     """Key of the AEAD, bytes."""
     aead: Callable[[bytes], Aead] = AESGCM
 
-    @property
-    def suite_id(self) -> bytes:
-        """Bound into every step."""
-        return b"HPKE" + b"".join(number.to_bytes(2) for number in (self.kem_id, self.kdf_id, self.aead_id))
+    suite_id: bytes = field(init=False, repr=False)
+    """Bound into every step."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.kem_id, self.kdf_id, self.aead_id)
+        object.__setattr__(self, "suite_id", b"HPKE" + b"".join(number.to_bytes(2) for number in numbers))
 
     def labeled_extract(self, salt: bytes, label: bytes, ikm: bytes) -> bytes:
         """RFC 9180 section 4, `LabeledExtract`."""

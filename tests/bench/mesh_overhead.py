@@ -27,9 +27,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from infra import pki
+from infra.bench.calls import Load, run_load
 from servers.mesh.server import MeshServer, ServiceBinding
 from servers.mesh.settings import MeshSettings
-from tests.bench.rpc_load import Load, run_load
 
 if TYPE_CHECKING:
     from infra.pki import Identity

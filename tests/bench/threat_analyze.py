@@ -24,6 +24,7 @@ import uvloop
 from behaviorguard.threat.v1 import threat_service_pb2_grpc as threat_grpc
 
 from infra import pki
+from infra.bench.calls import Load, run_load
 from infra.kafka.topics import ensure_topics
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import ensure_roles
@@ -36,7 +37,6 @@ from servers.mesh.limits import Unlimited
 from servers.mesh.server import MeshServer, ServiceBinding
 from servers.threat.app import SERVICE_NAME, threat_app
 from tests.bench.mesh_overhead import METHOD, Echo
-from tests.bench.rpc_load import Load, run_load
 from tests.support.threat import Hand, StandInPipeline, Stores
 
 if TYPE_CHECKING:

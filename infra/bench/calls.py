@@ -78,7 +78,7 @@ async def run_load(load: Load) -> LoadResult:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.bench.rpc_load",
+        "infra.bench.calls",
         cwd=REPOSITORY,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
