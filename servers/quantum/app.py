@@ -19,8 +19,8 @@ from servers.mesh.server import MeshServer, ServiceBinding
 from servers.mesh.tasks import RestartBudget, TaskOwner
 from servers.mesh.telemetry import Telemetry
 from servers.quantum import database
+from servers.quantum.audit_app import audit_service, audit_trail
 from servers.quantum.audit_calls import TrailAudit
-from servers.quantum.audit_trail import AuditTrail
 from servers.quantum.key_cache import KeyCache
 from servers.quantum.key_keeper import KeyKeeper
 from servers.quantum.key_ring import KeyRing
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from servers.mesh.limits import RateLimiter
+    from servers.quantum.audit_trail import AuditTrail
     from servers.quantum.ports import Hsm
 
 KEYS: Final = "behaviorguard.quantum.v1.KeyService"
@@ -93,7 +94,11 @@ async def quantum_app(
         tokens = token_service(core, tasks, stack)
         yield MeshServer(
             settings,
-            [*_bindings(core), ServiceBinding(TOKENS, add_TokenServiceServicer_to_server, tokens)],
+            [
+                *_bindings(core),
+                ServiceBinding(TOKENS, add_TokenServiceServicer_to_server, tokens),
+                audit_service(core, tasks),
+            ],
             health=HealthMonitor(
                 settings.service_name,
                 [
@@ -116,7 +121,7 @@ async def _core(settings: QuantumSettings, stack: AsyncExitStack, hsm: Hsm | Non
     stack.push_async_callback(pool.close)
     if hsm is None:
         raise NotImplementedError
-    trail = AuditTrail(dsn)
+    trail = audit_trail(settings)
     store = KeyStore(pool)
     ring = KeyRing(
         store,

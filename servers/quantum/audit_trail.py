@@ -114,7 +114,6 @@ class AuditTrail:
         within_seconds: time that a caller waits for its record at most.
         in_transaction: called in every transaction with the records just written (as the objects that were hashed),
             for what must be counted exactly; None: nothing.
-        on_appended: called after every transaction with the last sequence of each organisation it wrote to.
     """
 
     def __init__(
@@ -125,14 +124,13 @@ class AuditTrail:
         queue: int = 4096,
         within_seconds: float = 3.0,
         in_transaction: InTransaction | None = None,
-        on_appended: Callable[[Mapping[str, int]], None] | None = None,
     ) -> None:
         self._dsn = dsn
         self._batch = batch
         self._capacity = queue
         self._within = within_seconds
         self._in_transaction = in_transaction
-        self._on_appended = on_appended
+        self._listeners: list[Callable[[Mapping[str, int]], None]] = []
         self._queue: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._connection: Connection | None = None
@@ -145,6 +143,11 @@ class AuditTrail:
     def waiting(self) -> int:
         """Records that wait for a transaction."""
         return len(self._queue)
+
+    def on_appended(self, listener: Callable[[Mapping[str, int]], None]) -> None:
+        """Call `listener` after every transaction with the last sequence of each organisation that it wrote to; it must
+        not block and not fail."""
+        self._listeners.append(listener)
 
     @overload
     async def commit(self, entry: AuditEntry, change: None = None, *, unless_recorded: bool = False) -> None: ...
@@ -268,8 +271,9 @@ class AuditTrail:
         self.transactions += 1
         for item in (*settled, *fresh):
             item.settle()
-        if self._on_appended is not None and moved:
-            self._on_appended({organization: head[0] for organization, head in moved.items()})
+        ends = {organization: head[0] for organization, head in moved.items()}
+        for listener in self._listeners if ends else ():
+            listener(ends)
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:

@@ -54,3 +54,16 @@ class QuantumSettings(MeshSettings):
     """Threads that check signatures."""
     revocations_held: int = Field(default=200_000, ge=1000, le=10_000_000)
     """Ended sessions held in memory at most, about 150 B each; beyond it each check of a token asks the database."""
+
+    audit_queue: int = Field(default=4096, ge=16, le=1_000_000)
+    """Audit records that wait for the database at most; calls beyond that fail."""
+    audit_seconds: float = Field(default=3.0, gt=0.05, le=60)
+    """Time that a call waits for its audit record at most; then it fails."""
+    checkpoint_records: int = Field(default=500, ge=1, le=4096)
+    """So many new audit records of an organisation bring a signed checkpoint at once."""
+    checkpoint_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    """After this time any new audit record brings a checkpoint."""
+    watch_readers: int = Field(default=200, ge=1, le=100_000)
+    """Followers of the audit trail, and as many of security events, at once."""
+    watch_lag: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Audit records that a follower may fall behind; a slower one is cut off and resumes."""
