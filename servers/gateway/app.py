@@ -18,7 +18,7 @@ from servers.gateway.contract import Operation, read_contract
 from servers.gateway.edge import Edge, HttpTelemetry
 from servers.gateway.exchange import Frontier
 from servers.gateway.refusals import RefusalAudit
-from servers.gateway.routes.health import HealthEndpoint, redis_check, service_check
+from servers.gateway.routes.health import HealthEndpoint, ServiceHealthEndpoint, redis_check, service_check
 from servers.gateway.routes.pages import OpenApiEndpoint, Pages
 from servers.gateway.routes.rest import RestEndpoint
 from servers.gateway.routes.session import START_TRIAL, OpenTrialSession, SessionEndpoint
@@ -144,10 +144,24 @@ def build_app(parts: Parts) -> ASGIApp:
         Route("/api/session", session, methods=["GET", "DELETE"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         *(Route(path, probe, methods=["GET"]) for path in ("/healthz", "/healthz/live", "/healthz/ready")),
+        *_report_routes(parts),
     ]
     # Pages come last, as what is served where no route is, so that a wrong method on a route stays a wrong method.
     router = Router(routes, redirect_slashes=False, default=Pages(settings.web_root))
     return Edge(router, frontier, HttpTelemetry(parts.telemetry), max_requests=settings.max_requests)
+
+
+def _report_routes(parts: Parts) -> list[BaseRoute]:
+    """`/healthz/NAME` for each workload behind the gateway."""
+    codec = Codec()
+    return [
+        Route(
+            f"/healthz/{upstream.name}",
+            ServiceHealthEndpoint(parts.channels[upstream.services[0]], codec),
+            methods=["GET"],
+        )
+        for upstream in parts.settings.upstreams
+    ]
 
 
 def _contract_routes(parts: Parts, admission: Admission, open_trial: OpenTrialSession) -> list[BaseRoute]:

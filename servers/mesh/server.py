@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
+from behaviorguard.monitoring.v1.health_pb2_grpc import add_HealthServiceServicer_to_server
 from google.protobuf import descriptor_pool
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,11 +21,12 @@ from servers.mesh.certificates import ServerCertificate
 from servers.mesh.errors import OperatorError
 from servers.mesh.handlers import HandlerCollector, MeshHandler
 from servers.mesh.health import HealthMonitor
+from servers.mesh.health_report import HEALTH_REPORT, FigureKeeper, HealthReportService
 from servers.mesh.health_service import HealthService
 from servers.mesh.interceptors import Mesh, MethodPlan
 from servers.mesh.limits import RateLimiter, WindowLimiter
 from servers.mesh.logs import LogOutput, start_logging
-from servers.mesh.policy import MethodPolicy, read_policies
+from servers.mesh.policy import read_policies
 from servers.mesh.streams import StreamGate
 from servers.mesh.tasks import TaskFailedError, TaskOwner
 from servers.mesh.telemetry import RpcTelemetry, Telemetry
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from servers.mesh.health_report import Particulars
     from servers.mesh.settings import MeshSettings
 
 _log = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class MeshServer:
         tasks: owner of the service's background tasks; when one dies for good the server becomes unhealthy and `wait`
             raises.
         audit: takes the records of audited calls; None writes them to the log.
+        particulars: adds to the service's health report what only it knows.
 
     Raises:
         LookupError: a binding names a service that the contract does not know, or an RPC that the service does not
@@ -92,6 +96,7 @@ class MeshServer:
         limiter: RateLimiter | None = None,
         tasks: TaskOwner | None = None,
         audit: AuditSink | None = None,
+        particulars: Particulars | None = None,
     ) -> None:
         self.settings = settings
         self.services = tuple(binding.full_name for binding in bindings)
@@ -102,6 +107,7 @@ class MeshServer:
         self._gate = StreamGate()
         self._server: aio.Server | None = None
         self._stopped = asyncio.Event()
+        self._particulars = particulars
         self._handler = self._build(bindings, limiter or WindowLimiter(), audit or LogAudit())
 
     async def start(self) -> int:
@@ -126,6 +132,7 @@ class MeshServer:
             ) from error
         await self._server.start()
         self.tasks.start("health", self.health.watch)
+        self.tasks.start("figures", self._figures.run)
         _log.info("serving", extra={"host": settings.host, "port": port, "services": " ".join(self.services)})
         return port
 
@@ -165,12 +172,15 @@ class MeshServer:
         _log.info("stopped")
 
     def _build(self, bindings: Sequence[ServiceBinding], limiter: RateLimiter, audit: AuditSink) -> MeshHandler:
-        policies: dict[str, MethodPolicy] = {}
+        policies = read_policies(HEALTH_REPORT)
         for binding in bindings:
             policies |= read_policies(binding.full_name)
             _require_methods(binding)
-        self.calls = RpcTelemetry(self.telemetry, [*_methods(self.services), *_methods(_INFRASTRUCTURE)])
+        own = _methods(self.services)
+        beside = _methods((HEALTH_REPORT, *_INFRASTRUCTURE))
+        self.calls = RpcTelemetry(self.telemetry, [*own, *beside])
         """What the server's RPCs have done so far."""
+        self._figures = FigureKeeper(self.calls, frozenset(own))
         mesh = Mesh(
             self.calls,
             MessageValidator(),
@@ -181,7 +191,7 @@ class MeshServer:
             self.settings.max_message_bytes,
         )
         handler = MeshHandler(mesh)
-        for binding in (*bindings, *self._infrastructure()):
+        for binding in (*bindings, self._report(), *self._infrastructure()):
             collector = HandlerCollector()
             binding.add_to_server(binding.servicer, collector)
             for name, method in collector.handlers.items():
@@ -194,8 +204,12 @@ class MeshServer:
                 handler.add(plan, method)
         return handler
 
+    def _report(self) -> ServiceBinding:
+        reports = HealthReportService(self.health, self._figures, self._particulars)
+        return ServiceBinding(HEALTH_REPORT, add_HealthServiceServicer_to_server, reports)
+
     def _infrastructure(self) -> tuple[ServiceBinding, ...]:
-        listed = (*self.services, *_INFRASTRUCTURE)
+        listed = (*self.services, HEALTH_REPORT, *_INFRASTRUCTURE)
         reflector = reflection.aio.ReflectionServicer(service_names=listed)
         return (
             ServiceBinding(HEALTH, health_pb2_grpc.add_HealthServicer_to_server, self._health_service),

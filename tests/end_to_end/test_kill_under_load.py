@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -120,18 +118,6 @@ async def every_accepted_event_is_stored_once(client: AsyncBehaviorGuardClient, 
             await asyncio.sleep(0.1)
 
 
-def kill_and_await_its_return(installation: Installation, name: str) -> None:
-    pid = installation.status()["parts"][name]["pid"]
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while True:
-        part = installation.status()["parts"][name]
-        if part["state"] == "healthy" and part["pid"] not in (pid, None):
-            return
-        assert time.monotonic() < deadline, part
-        time.sleep(0.1)
-
-
 async def lose_services_under_load(installation: Installation, between: int) -> None:
     """Kill pipeline, service and pipeline again, with at least `between` events accepted before and after each."""
     operator = pki.identity(installation.settings().pki, "operator")
@@ -143,7 +129,7 @@ async def lose_services_under_load(installation: Installation, between: int) -> 
         try:
             for name in ("pipeline", "threat", "pipeline"):
                 await load.more(between)
-                await asyncio.to_thread(kill_and_await_its_return, installation, name)
+                await asyncio.to_thread(installation.kill, name)
             await load.more(between)
             load.stop()
             await running

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,18 @@ class Installation:
         """What `behaviorguard status --json` says."""
         parsed: dict[str, Any] = json.loads(self.call("status", "--json").stdout)
         return parsed
+
+    def kill(self, name: str, seconds: float = 90.0) -> None:
+        """End a part's process by SIGKILL and wait until the supervisor has brought it back."""
+        pid = self.status()["parts"][name]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + seconds
+        while True:
+            part = self.status()["parts"][name]
+            if part["state"] == "healthy" and part["pid"] not in (pid, None):
+                return
+            assert time.monotonic() < deadline, part
+            time.sleep(0.1)
 
     def processes(self) -> list[int]:
         """Whoever still runs with this data folder in its arguments or as a supervisor on it."""

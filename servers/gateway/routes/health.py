@@ -1,14 +1,20 @@
-"""`/healthz`: the document's health form; `/healthz/live` and `/healthz/ready` for whoever restarts and routes."""
+"""`/healthz`: the document's health form; `/healthz/live` and `/healthz/ready` for whoever restarts and routes;
+`/healthz/NAME`: what the service of that name reports of itself."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import orjson
+from behaviorguard.monitoring.v1 import health_pb2 as monitoring_pb2
+from behaviorguard.monitoring.v1 import health_pb2_grpc
 from grpc_health.v1 import health_pb2
 
-from servers.gateway.routes.http import send_json
+from servers.gateway.edge import problem_headers
+from servers.gateway.problems import from_rpc_error
+from servers.gateway.routes.http import exchange_of, send_json
 from servers.mesh.health import DependencyCheck, DependencyStatus, HealthReport, ServiceStatus
 
 if TYPE_CHECKING:
@@ -18,10 +24,12 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from starlette.types import Receive, Scope, Send
 
+    from servers.gateway.transcoding import Codec
     from servers.mesh.health import HealthMonitor
 
 _LIVE = "/healthz/live"
 _FULL = "/healthz"
+_REPORT_SECONDS = 2.0
 _STORES = {"redis": "redis"}
 _REACHABLE = {
     DependencyStatus.CONNECTED: "reachable",
@@ -46,6 +54,34 @@ class HealthEndpoint:
         status = 503 if report.status is ServiceStatus.UNHEALTHY else 200
         document = health_document(report) if scope["path"] == _FULL else {"status": report.status.value}
         await send_json(send, orjson.dumps(document), status)
+
+
+class ServiceHealthEndpoint:
+    """What one service behind the gateway reports of itself, in the document's form (`quantum_specific` included)."""
+
+    def __init__(self, channel: aio.Channel, codec: Codec) -> None:
+        self._check: Any = health_pb2_grpc.HealthServiceStub(channel).HealthCheck
+        self._codec = codec
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one probe."""
+        del receive
+        exchange = exchange_of(scope)
+        try:
+            report = await self._check(
+                monitoring_pb2.HealthCheckRequest(),
+                timeout=_REPORT_SECONDS,
+                metadata=(("x-correlation-id", exchange.correlation_id),),
+            )
+        except grpc.aio.AioRpcError as error:
+            problem = from_rpc_error(error)
+            body = problem.body(exchange.correlation_id)
+            start = {"type": "http.response.start", "status": problem.status, "headers": problem_headers(problem, body)}
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+            return
+        unhealthy = report.status == monitoring_pb2.SERVICE_STATUS_UNHEALTHY
+        await send_json(send, self._codec.encode(report), 503 if unhealthy else 200)
 
 
 def health_document(report: HealthReport) -> dict[str, Any]:

@@ -80,3 +80,15 @@ async def test_an_answer_that_is_no_header_is_a_fault_of_ours(quantum: QuantumSt
     answer = await quantum.keygen(KEY, [("X-Organization-ID", DEFAULT_ORGANIZATION_ID)])
     assert (answer.status_code, answer.json()["errorCode"]) == (500, "internal")
     assert "set-cookie" not in answer.headers
+
+
+async def test_a_service_behind_the_gateway_reports_of_itself(quantum: QuantumStage) -> None:
+    answer = await quantum.client.get("/healthz/quantum")
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    assert (document["service"], document["status"]) == ("quantum", "healthy")
+    assert {"requests_per_minute", "cpu_usage_percent"} <= set(document["performance"])
+    assert (await quantum.client.get("/healthz/nobody")).status_code == 404
+    await quantum.mesh.drain()
+    answer = await quantum.client.get("/healthz/quantum")
+    assert (answer.status_code, answer.json()["errorCode"]) == (503, "dependency_unavailable")

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from servers.mesh.health import DependencyCheck, DependencyStatus, HealthMonitor, ServiceStatus
+from servers.mesh.health_report import HEALTH_REPORT
 from servers.mesh.server import HEALTH, REFLECTION
 from servers.mesh.tasks import TaskFailedError, TaskOwner
 from tests.support.mesh import ANNA, SERVICE, Identities, Running, event, reason_of, refused
@@ -105,7 +106,7 @@ async def test_reflection_lists_and_describes_the_services(serve: Any) -> None:
     ]
     answers = [answer async for answer in stub.ServerReflectionInfo(iter(asked), timeout=5)]
     listed = {service.name for service in answers[0].list_services_response.service}
-    assert listed == {SERVICE, HEALTH, REFLECTION}
+    assert listed == {SERVICE, HEALTH_REPORT, HEALTH, REFLECTION}
     assert len(answers[1].file_descriptor_response.file_descriptor_proto) >= 1
 
 
