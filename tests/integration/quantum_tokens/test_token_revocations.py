@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from servers.quantum.database import Pool
     from servers.quantum.revocation_store import RevokedSession
-    from tests.conftest import DatabaseServer
+    from tests.support.quantum import QuantumStores
 
 ORGANIZATION = "44444444-4444-4444-8444-444444444444"
 OTHER = "55555555-5555-4555-8555-555555555555"
@@ -49,10 +49,9 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def service_dsn(database_server: DatabaseServer, quantum_dsn: str) -> str:
+def service_dsn(stores: QuantumStores) -> str:
     """The module's quantum database as the quantum service sees it."""
-    name = psycopg.conninfo.conninfo_to_dict(quantum_dsn)["dbname"]
-    return database_server.dsn(str(name), "bg_quantum")
+    return stores.dsn
 
 
 @asynccontextmanager

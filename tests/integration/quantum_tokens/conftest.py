@@ -1,0 +1,20 @@
+"""Stores for the tests of tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.quantum import QuantumStores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import DatabaseServer
+
+
+@pytest.fixture(scope="module")
+def stores(database_server: DatabaseServer, quantum_dsn: str, redis_url: str, pki: Path) -> QuantumStores:
+    """Fresh stores of the module's own; tests make organisations and keys of their own in them."""
+    return QuantumStores.of(database_server, quantum_dsn, redis_url, pki)
