@@ -185,6 +185,8 @@ class Journal:
         self._head = FIRST_PREVIOUS
         self.key: bytes | None = None
         """Key of the records' MACs; None while the HSM is sealed."""
+        self.listener: Callable[[Entry], None] | None = None
+        """Told of each record once it is durable, in whichever thread wrote it; must not block."""
 
     @property
     def behind(self) -> bool:
@@ -303,6 +305,10 @@ class Journal:
         self._size += len(content)
         self._digest.update(content)
         self._sequence, self._head = sequence, head
+        if self.listener is not None:
+            for waiting in batch:
+                if waiting.entry is not None:
+                    self.listener(waiting.entry)
 
     def _undo(self, modules: Sequence[Module]) -> None:
         """Cut off what some took and others did not. Whoever cannot is behind until it is rewritten."""

@@ -136,7 +136,7 @@ def test_nobody_but_workloads_reaches_the_hsm(contracts: Contracts) -> None:
 
 def test_rate_classes_have_budgets(contracts: Contracts) -> None:
     budgets = {contracts.rate_class(method) for method in methods(contracts)}
-    assert budgets == {("read", 600), ("stream", 6000), ("write", 120), ("critical", 30)}
+    assert budgets == {("read", 600), ("stream", 6000), ("write", 120), ("critical", 30), ("service", 600_000)}
 
 
 def test_error_reasons_say_what_to_do(contracts: Contracts) -> None:
