@@ -78,10 +78,13 @@ class PlatformKeys:
         return _version(key, 0)
 
     async def versions(self, service_id: str, algorithm: Algorithm) -> list[PlatformKey]:
-        """All versions of the platform's key for a use, newest first; empty when there is none."""
-        with database():
-            keys = await self._store.platform(DEFAULT_ORGANIZATION_ID, KeyType.SERVICE, service_id, algorithm)
-        return [_version(key, place) for key in keys for place in range(len(key.versions))]
+        """All versions of the key that `ensure` names, newest first. Cheap when called often.
+
+        Raises:
+            MeshError: as `ensure`.
+        """
+        key = await self._current(service_id, algorithm)
+        return [_version(key, place) for place in range(len(key.versions))]
 
     async def _current(self, service_id: str, algorithm: Algorithm) -> Key:
         place = (service_id, algorithm)

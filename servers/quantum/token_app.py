@@ -38,7 +38,6 @@ def token_service(core: Core, tasks: TaskOwner, stack: AsyncExitStack) -> TokenS
     budget = RestartBudget(restarts=5)
     tasks.start("revocations", revocations.run, budget=budget)
     tasks.start("old revocations", revocations.forget, budget=budget)
-    tasks.start("token keys", keys.run, budget=budget)
     return TokenService(
         TokenParts(
             tokens=Tokens(

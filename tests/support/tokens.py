@@ -132,9 +132,6 @@ class LocalIssuer:
 
     # What the service asks of the platform's keys and of the HSM.
 
-    async def ensure(self, service_id: str, algorithm: Algorithm) -> PlatformKey:
-        return self.newest(algorithm)
-
     async def versions(self, service_id: str, algorithm: Algorithm) -> Sequence[PlatformKey]:
         return list(self.held[algorithm])
 
