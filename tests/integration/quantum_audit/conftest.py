@@ -1,50 +1,47 @@
-"""A quantum database and audit trails on it."""
+"""A quantum database, audit trails on it, and stores for the service."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
-from servers.quantum.audit_store import COLUMNS, record_of
-from servers.quantum.audit_trail import AuditEntry, AuditTrail
+from servers.quantum.audit_trail import AuditTrail
+from tests.support.quantum import QuantumStores, StandInHsm
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
-    from servers.quantum.audit_chain import AuditRecord
     from tests.conftest import DatabaseServer
-
-
-class Trails(Protocol):
-    """Starts trails on the module's database."""
-
-    def __call__(self, **options: Any) -> AbstractAsyncContextManager[AuditTrail]: ...
+    from tests.support.audit import Trails
 
 
 @pytest.fixture(scope="module")
-def quantum_database(database_server: DatabaseServer) -> Iterator[str]:
-    """Name of the module's own quantum database."""
-    name = database_server.fresh("quantum")
-    yield name
-    database_server.drop(name)
+def stores(database_server: DatabaseServer, quantum_dsn: str, redis_url: str, pki: Path) -> QuantumStores:
+    """Fresh stores of the module's own; tests make their own organisations in them."""
+    return QuantumStores.of(database_server, quantum_dsn, redis_url, pki)
 
 
 @pytest.fixture(scope="module")
-def owner_dsn(database_server: DatabaseServer, quantum_database: str) -> str:
+def hsm() -> StandInHsm:
+    """The module's HSM: it holds the keys that the module's database names."""
+    return StandInHsm()
+
+
+@pytest.fixture(scope="module")
+def owner_dsn(quantum_dsn: str) -> str:
     """The database as its owner."""
-    return database_server.dsn(quantum_database)
+    return quantum_dsn
 
 
 @pytest.fixture(scope="module")
-def service_dsn(database_server: DatabaseServer, quantum_database: str) -> str:
+def service_dsn(stores: QuantumStores) -> str:
     """The database as the quantum service."""
-    return database_server.dsn(quantum_database, "bg_quantum")
+    return stores.dsn
 
 
 @pytest.fixture
@@ -68,21 +65,3 @@ def trails(service_dsn: str) -> Trails:
 def organization() -> str:
     """An organisation of the test's own, so with a chain of its own."""
     return str(uuid.uuid4())
-
-
-def entry(organization_id: str, **changes: Any) -> AuditEntry:
-    """A valid entry."""
-    values: dict[str, Any] = {
-        "operation": "encrypt",
-        "organization_id": organization_id,
-        "correlation_id": str(uuid.uuid4()),
-        "service_id": "identity",
-    }
-    return AuditEntry(**(values | changes))
-
-
-def chain(dsn: str, organization_id: str) -> list[AuditRecord]:
-    """An organisation's records in order."""
-    query = f"SELECT {COLUMNS} FROM quantum_audit.quantum_operations_log WHERE organization_id = %s ORDER BY sequence"  # noqa: S608 -- our own text
-    with psycopg.connect(dsn, options="-c timezone=UTC") as connection:
-        return [record_of(row) for row in connection.execute(query.encode(), (organization_id,)).fetchall()]

@@ -11,23 +11,13 @@ import psycopg
 import pytest
 
 from servers.mesh.context import AuditNotes
-from servers.quantum.audit_chain import FIRST_PREVIOUS, record_hash, timestamp_text
-from tests.integration.quantum_audit.conftest import chain, entry
+from servers.quantum.audit_chain import timestamp_text
+from tests.support.audit import chain, entry, holds
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-    from servers.quantum.audit_chain import AuditRecord
-    from tests.integration.quantum_audit.conftest import Trails
-
-
-def holds(records: list[AuditRecord]) -> None:
-    """The records form a chain from its beginning."""
-    previous = FIRST_PREVIOUS
-    for sequence, record in enumerate(records, 1):
-        assert (record.sequence, record.previous_hash) == (sequence, previous)
-        assert record.record_hash == record_hash(record)
-        previous = record.record_hash
+    from tests.support.audit import Trails
 
 
 async def test_a_record_comes_back_as_it_was_hashed(trails: Trails, owner_dsn: str, organization: str) -> None:
