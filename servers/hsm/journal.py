@@ -119,7 +119,7 @@ def merge(contents: Sequence[bytes]) -> list[Entry]:
     for content in contents:
         whole = {entry.hash: entry for entry in _entries(content)}
         entries |= whole
-        holders.update(whole)
+        holders.update(whole.keys())
     following: dict[str, list[Entry]] = {}
     for entry in entries.values():
         following.setdefault(entry.previous, []).append(entry)
