@@ -13,7 +13,7 @@ from pipeline.batch import Reason, Scores
 from pipeline.features.describe import STEP, describe, deviations, regime_of
 from pipeline.features.expand import expand
 from pipeline.features.layout import STEP_SIZE, WINDOW
-from pipeline.stages.autoencoder import errors, scale, weighed
+from pipeline.stages.autoencoder import odds_of, scale
 from pipeline.stages.classify import classify, confidence
 from pipeline.stages.ensemble import combine
 from pipeline.stages.reasons import reasons_of
@@ -74,7 +74,7 @@ class Scorer:
         features = scale(expand(context, deviation, window), parameters.feature_mean, parameters.feature_spread)
         rebuilt = self._models.run(ANOMALY, {"features": features})["reconstruction"]
         regime = regime_of(window)
-        anomaly = weighed(errors(features, rebuilt), parameters.error_weight, parameters.error_bias, regime)
+        anomaly = odds_of(features, rebuilt, parameters.error_weight, parameters.error_bias, regime)
         sequence = self._models.run(SEQUENCE, {"window": window})["log_odds"][:, 0]
         pattern = self._models.run(PATTERN, {"window": window})["log_odds"][:, 0]
         # Context has no recordings to learn from: it shifts each model's log odds by a fixed, documented amount.

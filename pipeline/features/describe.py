@@ -5,11 +5,13 @@ Log odds are natural logarithms; positive ones speak for the owner. Everything i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pipeline.compiled import compiled
 from pipeline.features.layout import BASELINE_HEADER, CONTEXT, GROUP_SLICES, GROUPS, MEASURES, STEP_SIZE
 
 if TYPE_CHECKING:
@@ -57,6 +59,14 @@ LEARNT_FROM: Final = 5
 
 _CLIP: Final = 4.0
 _HEADER = {name: index for index, name in enumerate(BASELINE_HEADER)}
+_TYPING_SAMPLES, _MOUSE_SAMPLES = _HEADER["typing_samples"], _HEADER["mouse_samples"]
+_PROMPT_SAMPLES, _PROMPT = _HEADER["prompt_samples"], _HEADER["prompt"]
+_SELF_MEAN: Final = _HEADER["self_mean_hold"]
+_MEANS: Final = len(BASELINE_HEADER)
+_SPREADS: Final = _MEANS + len(MEASURES)
+_GROUP_STARTS: Final = np.array([*(part.start for part in GROUP_SLICES), GROUP_SLICES[-1].stop])
+_LEAST_SEEN: Final = np.array([1, 1, 1, 1, 4, 10])
+"""Measures of each group that must be there for the group to be compared."""
 _STUDENT: Final = 40.0
 _TOUCH: Final = (3, 4, 5, 6)
 _TIMING_SUBSETS: Final = (0, 1, 2)
@@ -128,6 +138,8 @@ GENERIC_FEATURES: Final = (
     "self_highest",
     "maturity",
 )
+_STEADINESS: Final = PHRASE_FEATURES.index("steadiness_timing")
+_RANKS: Final = PHRASE_FEATURES.index("rank_timing")
 MOUSE_FEATURES: Final = ("background", "distance", "commonness", "own", "self", "maturity")
 
 
@@ -159,121 +171,195 @@ def gather(sample: Floats, baseline: Floats, parameters: Parameters) -> Evidence
 
 def _evidence(sample: Floats, baseline: Floats, typing: TypingCohort, mouse: MouseCohort) -> Evidence:
     deviation = deviations(sample, baseline)
-    held = np.clip(deviation, -_CLIP, _CLIP)
-    seen_slots = np.isfinite(held)
-    held = np.where(seen_slots, held, np.float32(0.0))
-    enough = np.stack([_header(baseline, name) >= LEARNT_FROM for name in ("typing_samples", "mouse_samples")], 1)
-    enough = enough[:, (0, 0, 0, 0, 0, 1)]
-    count = np.stack([seen_slots[:, part].sum(1) for part in GROUP_SLICES], 1)
-    seen = (count >= np.array([1, 1, 1, 1, 4, 10])) & enough
-    divisor = np.maximum(count, 1).astype(np.float32)
-    size = np.abs(held)
-    distance = np.stack([size[:, part].sum(1) for part in GROUP_SLICES], 1) / divisor
-    shift = np.stack([held[:, part].sum(1) for part in GROUP_SLICES], 1) / divisor
-    itself = _against_itself(distance, baseline)
-    distance, shift, itself = (np.where(seen, values, np.float32(0.0)) for values in (distance, shift, itself))
-    maturity = _maturity(_header(baseline, "typing_samples"))
-    generic = np.concatenate(
-        [
-            distance[:, :5],
-            itself[:, :5],
-            shift[:, :5],
-            seen[:, :4].astype(np.float32),
-            (itself[:, :5].sum(1) / np.maximum(seen[:, :5].sum(1), 1))[:, None],
-            np.where(seen[:, :5], itself[:, :5], np.float32(-6.0)).max(1)[:, None],
-            maturity[:, None],
-        ],
-        1,
-    ).astype(np.float32)
+    generic = np.empty((len(sample), len(GENERIC_FEATURES)), np.float32)
+    own = np.empty((len(sample), 2), np.float32)
+    seen = np.empty((len(sample), len(GROUPS)), np.bool_)
+    _against_own(deviation, baseline, generic, own, seen)
     phrase, known, touch = _phrase(sample, baseline, typing)
-    moved = _mouse(sample, baseline, mouse, np.column_stack((distance[:, 5], itself[:, 5])))
+    moved = _mouse(sample, baseline, mouse, own)
     return Evidence(deviation, generic, phrase, moved, seen, known & seen[:, 0], touch & known & seen[:, 0])
 
 
-def _header(baseline: Floats, name: str) -> Floats:
-    return np.nan_to_num(baseline[:, _HEADER[name]], nan=0.0, posinf=0.0, neginf=0.0)
+@compiled
+def _against_own(deviation: Floats, baseline: Floats, generic: Floats, own: Floats, seen: NDArray[np.bool_]) -> None:
+    """Distances from the person's own normal: fills `generic` [N, G], the mouse's distance and its place among the
+    person's own into `own` [N, 2], and `seen` [N, 6].
+    """
+    groups = len(_LEAST_SEEN)
+    for event in range(len(deviation)):
+        typed = _finite(baseline[event, _TYPING_SAMPLES])
+        moved = _finite(baseline[event, _MOUSE_SAMPLES])
+        out = generic[event]
+        total, highest, count = 0.0, -6.0, 0
+        for group in range(groups):
+            size, shift, measures = 0.0, 0.0, 0
+            for measure in range(_GROUP_STARTS[group], _GROUP_STARTS[group + 1]):
+                value = deviation[event, measure]
+                if value == value:  # noqa: PLR0124 - tells NaN
+                    held = min(max(value, -_CLIP), _CLIP)
+                    size += abs(held)
+                    shift += held
+                    measures += 1
+            known = measures >= _LEAST_SEEN[group] and (typed if group < 5 else moved) >= LEARNT_FROM
+            distance = size / measures if known else 0.0
+            itself = 0.0
+            if known:
+                usual, stray = baseline[event, _SELF_MEAN + group], baseline[event, _SELF_MEAN + groups + group]
+                itself = _held((distance - usual) / max(stray, np.float32(0.05)), 6.0)
+            seen[event, group] = known
+            if group == 5:
+                own[event, 0], own[event, 1] = distance, itself
+                continue
+            out[group], out[5 + group], out[10 + group] = distance, itself, shift / measures if known else 0.0
+            if group < 4:
+                out[15 + group] = known
+            total += itself
+            count += known
+            highest = max(highest, itself if known else -6.0)
+        out[19], out[20], out[21] = total / max(count, 1), highest, _maturity(typed)
 
 
-def _maturity(count: Floats) -> Floats:
-    return np.log1p(np.clip(count, 0.0, 200.0)) * np.float32(0.25)
+@compiled
+def _finite(value: float) -> float:
+    """The value, or 0 for what is no finite number."""
+    return value if math.isfinite(value) else 0.0
 
 
-def _against_itself(distance: Floats, baseline: Floats) -> Floats:
-    """Distance beyond what is usual for the person, in their usual variation of it."""
-    at, count = _HEADER["self_mean_hold"], len(GROUPS)
-    usual, stray = baseline[:, at : at + count], baseline[:, at + count : at + 2 * count]
-    with np.errstate(invalid="ignore", over="ignore"):
-        excess = (distance - usual) / np.maximum(stray, 0.05)
-    return np.clip(np.nan_to_num(excess, nan=0.0, posinf=6.0, neginf=-6.0), -6.0, 6.0)
+@compiled
+def _held(value: float, limit: float) -> float:
+    """The value held to -limit to limit; 0 for NaN."""
+    return min(max(value, -limit), limit) if value == value else 0.0  # noqa: PLR0124 - tells NaN
+
+
+@compiled
+def _maturity(count: float) -> float:
+    return math.log1p(min(max(count, 0.0), 200.0)) * 0.25
 
 
 def _phrase(
     sample: Floats, baseline: Floats, cohort: TypingCohort
 ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
     """Log odds of the owner against the cohort (two-covariance model, Student tails), by subset of the measures."""
-    header, measures = len(BASELINE_HEADER), len(MEASURES)
-    value = sample[:, 1 + cohort.columns]
-    mean = baseline[:, header + cohort.columns]
-    spread = baseline[:, header + measures + cohort.columns]
-    finite = np.isfinite(value) & np.isfinite(mean) & np.isfinite(spread)
-    count = np.clip(_header(baseline, "prompt_samples"), 1.0, 200.0)
-    matches = (sample[:, 0] == cohort.prompt) & (baseline[:, _HEADER["prompt"]] == cohort.prompt)
-    timing = cohort.member[0] > 0
-    known = matches & (count >= LEARNT_FROM) & finite[:, timing].all(1)
-    touch = known & finite[:, ~timing].all(1)
-    value = np.where(finite, value - cohort.mean, np.float32(0.0))
-    mean = np.where(finite, mean - cohort.mean, np.float32(0.0))
-    steady = np.clip(np.where(finite, spread / cohort.spread, np.float32(1.0)), 0.2, 5.0)
-    steadiness = np.square(steady) @ cohort.member.T
-    within = np.sqrt(steadiness) @ cohort.segment.T
-    projected, centre = value @ cohort.project, mean @ cohort.project
-    between = cohort.between
-    # Matrices [N, J] are the largest of a batch: they are computed in place as far as they can be.
-    error = within / count[:, None]
-    share = between / (between + error)
-    centre *= share
-    predicted = np.multiply(share, error, out=error)
-    predicted += within
-    total = np.add(between, within, out=within)
-    own = np.square(np.subtract(projected, centre, out=share), out=share)
-    own /= predicted
-    any_ = np.square(projected, out=projected)
-    any_ /= total
-    size = cohort.segment.sum(0)
-    own_sum, any_sum = own @ cohort.segment, any_ @ cohort.segment
-    tails = np.float32(0.5) * (_STUDENT + size)
-    odds = tails * (np.log1p(any_sum / _STUDENT) - np.log1p(own_sum / _STUDENT))
-    predicted /= total
-    odds -= np.float32(0.5) * (np.log(predicted, out=predicted) @ cohort.segment)
-    distinct = np.square(centre, out=centre) @ (cohort.segment / between[:, None]) / size
-    rank, nearest = _ranks(value / cohort.spread, mean / cohort.spread, cohort)
-    features = np.concatenate(
-        [
-            odds / np.sqrt(size),
-            np.log(own_sum / size + 1e-3),
-            distinct,
-            np.log(steadiness + 1e-3),
-            rank,
-            nearest,
-            _maturity(count)[:, None],
-        ],
-        1,
-    )
-    return np.clip(np.nan_to_num(features), -50.0, 50.0).astype(np.float32), known, touch
+    events, measures = len(sample), len(cohort.columns)
+    value, mean = np.empty((events, measures), np.float32), np.empty((events, measures), np.float32)
+    features = np.empty((events, len(PHRASE_FEATURES)), np.float32)
+    known, touch = np.empty(events, np.bool_), np.empty(events, np.bool_)
+    _centred(
+        sample, baseline, cohort.prompt, cohort.columns, cohort.mean, cohort.spread, cohort.member,
+        value, mean, features, known, touch,
+    )  # fmt: skip
+    _ranks(value, mean, cohort.spread, cohort.member, cohort.centroids - cohort.mean / cohort.spread, features)
+    starts = np.searchsorted(cohort.segment.argmax(1), np.arange(len(SUBSETS) + 1))
+    _weigh(value @ cohort.project, mean @ cohort.project, cohort.between, starts, baseline, features)
+    return features, known, touch
 
 
-def _ranks(value: Floats, mean: Floats, cohort: TypingCohort) -> tuple[Floats, Floats]:
+@compiled
+def _centred(  # noqa: PLR0913, PLR0917 - a compiled loop takes arrays, not the objects that hold them
+    sample: Floats,
+    baseline: Floats,
+    prompt: float,
+    columns: NDArray[np.int64],
+    cohort_mean: Floats,
+    cohort_spread: Floats,
+    member: Floats,
+    value: Floats,
+    mean: Floats,
+    features: Floats,
+    known: NDArray[np.bool_],
+    touch: NDArray[np.bool_],
+) -> None:
+    """Values and means around the cohort's mean (0 where not observed), the squared steadiness of each subset into its
+    place of `features`, and whether timing and touch could be compared.
+    """
+    measures = len(columns)
+    for event in range(len(sample)):
+        timing_seen = touch_seen = True
+        for subset in range(len(member)):
+            features[event, _STEADINESS + subset] = 0.0
+        for measure in range(measures):
+            column = columns[measure]
+            here = sample[event, 1 + column]
+            usual, stray = baseline[event, _MEANS + column], baseline[event, _SPREADS + column]
+            steady = np.float32(1.0)
+            if math.isfinite(here) and math.isfinite(usual) and math.isfinite(stray):
+                value[event, measure], mean[event, measure] = here - cohort_mean[measure], usual - cohort_mean[measure]
+                steady = min(max(stray / cohort_spread[measure], np.float32(0.2)), np.float32(5.0))
+            else:
+                value[event, measure] = mean[event, measure] = 0.0
+                if member[0, measure] > 0:
+                    timing_seen = False
+                else:
+                    touch_seen = False
+            for subset in range(len(member)):
+                features[event, _STEADINESS + subset] += steady * steady * member[subset, measure]
+        same = sample[event, 0] == prompt and baseline[event, _PROMPT] == prompt
+        count = min(max(_finite(baseline[event, _PROMPT_SAMPLES]), 1.0), 200.0)
+        known[event] = same and count >= LEARNT_FROM and timing_seen
+        touch[event] = known[event] and touch_seen
+
+
+@compiled
+def _ranks(value: Floats, mean: Floats, spread: Floats, member: Floats, origin: Floats, features: Floats) -> None:
     """Distance to the owner against distances to the cohort's clusters (t-norm), for timing, touch and all measures."""
-    member = cohort.member[[0, 5, 6]].T
-    own = np.minimum(np.abs(value - mean), 6.0) @ member
-    origin = cohort.centroids - cohort.mean / cohort.spread
-    others = np.empty((len(value), len(origin), member.shape[1]), np.float32)
-    room = np.empty_like(value)
-    for index, centre in enumerate(origin):  # one cluster at a time stays in the cache
-        np.abs(np.subtract(value, centre, out=room), out=room)
-        others[:, index] = np.minimum(room, np.float32(6.0), out=room) @ member
-    rank = (own - others.mean(1)) / (others.std(1) + 0.05)
-    return rank, own - others.min(1)
+    centres, measures = origin.shape
+    timing, touched, every = member[0], member[5], member[6]
+    here, others = np.empty(measures, np.float32), np.empty((3, centres))
+    own = np.empty(3)
+    for event in range(len(value)):
+        one = two = three = 0.0
+        for measure in range(measures):
+            here[measure] = value[event, measure] / spread[measure]
+            far = min(abs(here[measure] - mean[event, measure] / spread[measure]), np.float32(6.0))
+            one, two, three = one + far * timing[measure], two + far * touched[measure], three + far * every[measure]
+        own[0], own[1], own[2] = one, two, three
+        for centre in range(centres):
+            first = second = third = np.float32(0.0)
+            for measure in range(measures):
+                far = min(abs(here[measure] - origin[centre, measure]), np.float32(6.0))
+                first += far * timing[measure]
+                second += far * touched[measure]
+                third += far * every[measure]
+            others[0, centre], others[1, centre], others[2, centre] = first, second, third
+        for kind in range(3):
+            average = others[kind].sum() / centres
+            strays = math.sqrt(((others[kind] - average) ** 2).sum() / centres)
+            features[event, _RANKS + kind] = _held((own[kind] - average) / (strays + 0.05), 50.0)
+            features[event, _RANKS + 3 + kind] = _held(own[kind] - others[kind].min(), 50.0)
+
+
+@compiled
+def _weigh(
+    projected: Floats, centre: Floats, between: Floats, starts: NDArray[np.int64], baseline: Floats, features: Floats
+) -> None:
+    """The odds, distances and distinctness of every subset, from projections [N, J] in which measures are independent,
+    those of one subset side by side from `starts` on; the steadiness in `features` becomes its logarithm.
+    """
+    subsets = len(starts) - 1
+    for event in range(len(projected)):
+        count = min(max(_finite(baseline[event, _PROMPT_SAMPLES]), 1.0), 200.0)
+        for part in range(subsets):
+            steadiness = features[event, _STEADINESS + part]
+            within = math.sqrt(steadiness)
+            error = within / count
+            own = everyone = distinct = 0.0
+            narrower = 1.0  # one logarithm of a product instead of a sum of logarithms
+            for at in range(starts[part], starts[part + 1]):
+                share = between[at] / (between[at] + error)
+                expected, found = centre[event, at] * share, projected[event, at]
+                predicted, total = share * error + within, 1.0 / (between[at] + within)
+                own += (found - expected) ** 2 / predicted
+                everyone += found * found * total
+                distinct += expected * expected / between[at]
+                narrower *= predicted * total
+            size = float(starts[part + 1] - starts[part])
+            odds = 0.5 * (_STUDENT + size) * (math.log1p(everyone / _STUDENT) - math.log1p(own / _STUDENT))
+            odds -= 0.5 * math.log(max(narrower, 1e-300))
+            features[event, part] = _held(odds / math.sqrt(size), 50.0)
+            features[event, subsets + part] = _held(math.log(own / size + 1e-3), 50.0)
+            features[event, 2 * subsets + part] = _held(distinct / size, 50.0)
+            features[event, _STEADINESS + part] = math.log(steadiness + 1e-3)
+        features[event, -1] = _maturity(count)
 
 
 def _mouse(sample: Floats, baseline: Floats, cohort: MouseCohort, own: Floats) -> Floats:
@@ -282,7 +368,7 @@ def _mouse(sample: Floats, baseline: Floats, cohort: MouseCohort, own: Floats) -
     header = len(BASELINE_HEADER)
     value = sample[:, 1 + part.start : 1 + part.stop]
     mean = baseline[:, header + part.start : header + part.stop]
-    count = np.clip(_header(baseline, "mouse_samples"), 1.0, 60.0)[:, None]
+    count = np.clip(np.nan_to_num(baseline[:, _MOUSE_SAMPLES], posinf=0.0, neginf=0.0), 1.0, 60.0)[:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         value, mean = ((values - cohort.mean) / cohort.spread for values in (value, mean))
     # Held to six spreads, and to the cohort's mean where nothing was observed.
@@ -299,7 +385,13 @@ def _mouse(sample: Floats, baseline: Floats, cohort: MouseCohort, own: Floats) -
     tails = 0.5 * (30.0 + size)
     odds = tails * (np.log1p(any_sum / 30.0) - np.log1p(own_sum / 30.0)) - 0.5 * np.log(predicted / total).sum(1)
     features = np.column_stack(
-        (odds, np.log(own_sum / size + 1e-3), np.log(any_sum / size + 1e-3), own, _maturity(count[:, 0]))
+        (
+            odds,
+            np.log(own_sum / size + 1e-3),
+            np.log(any_sum / size + 1e-3),
+            own,
+            np.log1p(count[:, 0]) * np.float32(0.25),
+        )
     )
     held: Floats = np.clip(np.nan_to_num(features), -50.0, 50.0).astype(np.float32)
     return held

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pipeline.compiled import compiled
 from pipeline.features.describe import STEP, STEP_NAMES
-from pipeline.features.layout import CONTEXT, FEATURE_COUNT, MEASURES, WINDOW
+from pipeline.features.layout import CONTEXT, FEATURE_COUNT, MEASURES
 
 if TYPE_CHECKING:
     from pipeline.parameters import Floats
@@ -36,6 +37,7 @@ TRACKED: Final = (
 SPANS: Final = (3, 5, 10, 20, 50)
 """Numbers of latest steps over which they are averaged."""
 
+# The first of `TRACKED`, side by side in a step.
 _FOLLOWED: Final = ("typing_odds", "mouse_odds", "event_odds")
 _COUNTED: Final = ("typing_present", "mouse_present", "touch_present")
 _DRIFT: Final = (3, 5, 10)
@@ -95,10 +97,15 @@ _OBSERVED_BY: Final = {
 }
 _TRACKED_AT: Final = np.array([STEP[name] for name in TRACKED])
 _OBSERVED_AT: Final = np.array([STEP[_OBSERVED_BY[name]] for name in TRACKED])
-_FOLLOWED_AT: Final = slice(STEP["typing_odds"], STEP["event_odds"] + 1)
-_FOLLOWED_IN_TRACKED: Final = slice(0, 3)
-_LAST: Final = np.array([[age < span for age in range(WINDOW - 1, -1, -1)] for span in SPANS], np.float32)
+_COUNTED_AT: Final = np.array([STEP[name] for name in _COUNTED])
+_FOLLOWED_AT: Final = STEP["typing_odds"]
+_PRESENT: Final = STEP["present"]
 _BASE: Final = len(STEP_NAMES)
+_SPAN_COUNT: Final = len(SPANS)
+_SPANS: Final = np.array(SPANS)
+_DRIFTS: Final = np.array([SPANS.index(span) for span in _DRIFT])
+_SPREADS: Final = np.array([SPANS.index(span) for span in _SPREAD_SPANS])
+_LIMIT: Final = 6.0
 
 
 def expand(context: Floats, deviation: Floats, window: Floats) -> Floats:
@@ -106,47 +113,94 @@ def expand(context: Floats, deviation: Floats, window: Floats) -> Floats:
     with the newest step last and rows of zeros before the first. Every value is finite and lies in -6 to 6.
     """
     features = np.empty((len(window), FEATURE_COUNT), np.float32)
-    features[:, :_BASE] = window[:, -1]
-    sums = np.matmul(_LAST, window)
-    total, count = sums[:, :, _TRACKED_AT], sums[:, :, _OBSERVED_AT]
-    parts = [
-        (total / np.maximum(count, 1.0)).reshape(len(window), -1),
-        _changes(total, count),
-        *_extremes(window, total, count),
-        sums[:, -1, [STEP[name] for name in _COUNTED]] / np.maximum(sums[:, -1, :1], 1.0),
-        np.nan_to_num(np.clip(deviation, -6.0, 6.0)),
-        np.nan_to_num(np.clip(context[:, _CONTEXT_AT], 0.0, 1.0) - _NEUTRAL),
-        sums[:, -1, :1] / WINDOW,
-    ]
-    at = _BASE
-    for part in parts:
-        features[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
+    _expand(context, deviation, window, features)
     return features
 
 
-def _changes(total: Floats, count: Floats) -> Floats:
+@compiled
+def _expand(context: Floats, deviation: Floats, window: Floats, features: Floats) -> None:
+    sums, squares = np.empty((_SPAN_COUNT, window.shape[2]), np.float32), np.empty((_SPAN_COUNT, 3), np.float32)
+    extremes = np.empty(7, np.float32)
+    for event in range(len(window)):
+        out = features[event]
+        out[:_BASE] = window[event, -1]
+        _walk(window[event], sums, squares, extremes)
+        at = _means(sums, out, _BASE)
+        at = _changes(sums, out, at)
+        at = _spreads(sums, squares, out, at)
+        out[at : at + 7] = extremes
+        at += 7
+        present = sums[-1, _PRESENT]
+        for counted in range(len(_COUNTED_AT)):
+            out[at + counted] = sums[-1, _COUNTED_AT[counted]] / max(present, np.float32(1.0))
+        at += len(_COUNTED_AT)
+        for measure in range(deviation.shape[1]):
+            value = deviation[event, measure]
+            out[at + measure] = min(max(value, -_LIMIT), _LIMIT) if value == value else 0.0  # noqa: PLR0124 - tells NaN
+        at += deviation.shape[1]
+        for read in range(len(_CONTEXT_AT)):
+            value = context[event, _CONTEXT_AT[read]]
+            held = min(max(value, 0.0), 1.0) - _NEUTRAL[read]
+            out[at + read] = held if value == value else 0.0  # noqa: PLR0124 - tells NaN
+        out[at + len(_CONTEXT_AT)] = present / window.shape[1]
+
+
+@compiled
+def _walk(window: Floats, sums: Floats, squares: Floats, extremes: Floats) -> None:
+    """From the newest step back: sums of all values and of the followed ones' squares over each span, the followed
+    ones' lowest of the last 5 and 20 steps, and the highest `event_odds` of the last 5.
+    """
+    running, square = np.zeros(window.shape[1], np.float32), np.zeros(3, np.float32)
+    extremes[:6], extremes[6] = np.inf, -np.inf
+    span = 0
+    for age in range(len(window)):
+        step = window[len(window) - 1 - age]
+        for value in range(len(running)):
+            running[value] += step[value]
+        for followed in range(3):
+            value_of = step[_FOLLOWED_AT + followed]
+            square[followed] += value_of * value_of
+            if age < 5:
+                extremes[followed] = min(extremes[followed], value_of)
+            if age < 20:
+                extremes[3 + followed] = min(extremes[3 + followed], value_of)
+        if age < 5:
+            extremes[6] = max(extremes[6], step[_FOLLOWED_AT + 2])
+        if age + 1 == _SPANS[span]:
+            sums[span], squares[span] = running, square
+            span += 1
+
+
+@compiled
+def _means(sums: Floats, out: Floats, at: int) -> int:
+    """Means of the tracked values over the spans, each over the steps in which it was observed."""
+    for span in range(len(sums)):
+        for tracked in range(len(_TRACKED_AT)):
+            out[at] = sums[span, _TRACKED_AT[tracked]] / max(sums[span, _OBSERVED_AT[tracked]], np.float32(1.0))
+            at += 1
+    return at
+
+
+@compiled
+def _changes(sums: Floats, out: Floats, at: int) -> int:
     """How the latest steps differ from those before them; 0 where there are none before."""
-    followed, seen = total[:, :, _FOLLOWED_IN_TRACKED], count[:, :, _FOLLOWED_IN_TRACKED]
-    changes = []
-    for span in _DRIFT:
-        index = SPANS.index(span)
-        late, late_count = followed[:, index], seen[:, index]
-        early_count = seen[:, -1] - late_count
-        early = (followed[:, -1] - late) / np.maximum(early_count, 1.0)
-        changes.append(np.where((early_count > 0) & (late_count > 0), late / np.maximum(late_count, 1.0) - early, 0.0))
-    return np.concatenate(changes, 1)
+    for span in _DRIFTS:
+        for followed in range(3):
+            value, seen = _FOLLOWED_AT + followed, _OBSERVED_AT[followed]
+            late, count = sums[span, value], sums[span, seen]
+            before = sums[-1, seen] - count
+            out[at] = late / count - (sums[-1, value] - late) / before if before > 0 and count > 0 else 0.0
+            at += 1
+    return at
 
 
-def _extremes(window: Floats, total: Floats, count: Floats) -> tuple[Floats, Floats, Floats]:
-    # Steps first: then all events are reduced at once instead of three values at a time.
-    followed = np.ascontiguousarray(window[:, :, _FOLLOWED_AT].transpose(1, 0, 2))
-    square = np.tensordot(_LAST, np.square(followed), 1)
-    spreads = []
-    for span in _SPREAD_SPANS:
-        index = SPANS.index(span)
-        seen = np.maximum(count[:, index, _FOLLOWED_IN_TRACKED], 1.0)
-        mean = total[:, index, _FOLLOWED_IN_TRACKED] / seen
-        spreads.append(np.sqrt(np.maximum(square[index] / seen - np.square(mean), 0.0)))
-    lowest = np.concatenate([followed[-5:].min(0), followed[-20:].min(0)], 1)
-    return np.concatenate(spreads, 1), lowest, followed[-5:, :, 2].max(0)[:, None]
+@compiled
+def _spreads(sums: Floats, squares: Floats, out: Floats, at: int) -> int:
+    """Standard deviations of the followed values over the spans."""
+    for span in _SPREADS:
+        for followed in range(3):
+            count = max(sums[span, _OBSERVED_AT[followed]], np.float32(1.0))
+            mean = sums[span, _FOLLOWED_AT + followed] / count
+            out[at] = np.sqrt(max(squares[span, followed] / count - mean * mean, np.float32(0.0)))
+            at += 1
+    return at

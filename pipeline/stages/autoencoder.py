@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.compiled import compiled
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -27,7 +29,20 @@ def errors(scaled: Floats, rebuilt: Floats) -> Floats:
     return found
 
 
-def weighed(found: Floats, weight: Floats, bias: Floats, regime: NDArray[np.intp]) -> Floats:
-    """Raw log odds of takeover [N]: errors [N, 512] by the weights [512, R] of each event's regime."""
-    odds: Floats = np.take_along_axis(found @ weight + bias, regime[:, None], 1)[:, 0]
+@compiled
+def odds_of(
+    scaled: Floats, rebuilt: Floats, weight: Floats, bias: Floats, regime: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Raw log odds of takeover [N]: the `errors` of N reconstructions by the weights [512, R] of each one's regime."""
+    count = scaled.shape[1]
+    # By regime first: then the weights of one event lie side by side.
+    by_regime = np.ascontiguousarray(weight.T)
+    odds = np.empty(len(scaled), np.float32)
+    for event in range(len(scaled)):
+        signed, squared = by_regime[regime[event], :count], by_regime[regime[event], count:]
+        total = np.float32(0.0)
+        for feature in range(count):
+            error = min(max(scaled[event, feature] - rebuilt[event, feature], np.float32(-4.0)), np.float32(4.0))
+            total += error * signed[feature] + error * error * squared[feature]
+        odds[event] = total + bias[regime[event]]
     return odds

@@ -1,7 +1,7 @@
 """The last steps of every user, in memory of fixed size.
 
-A ring of `length` steps a user lies in one array, so that the windows of a whole batch are gathered with one `np.take`.
-The array is reserved for all users at once, and the operating system backs only the pages that were written: memory
+The rings of all users lie in one array, from which the windows of a whole batch are copied in one compiled loop. The
+array is reserved for all users at once, and the operating system backs only the pages that were written: memory
 grows with the users seen, up to `memory_bytes`, and nothing is ever copied to grow. When every ring is taken, those
 unused for longest are given up.
 """
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipeline.compiled import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,9 +52,7 @@ class UserWindows:
             msg = f"windows for {users} users cannot hold a batch of {batch}: allow at least {batch + _EVICTED_AT_ONCE}"
             raise ValueError(msg)
         self._length, self._width, self._batch = length, width, batch
-        # One row more than the rings: it stays zero, and what lies outside a window points to it.
-        self._steps = np.zeros((users * length + 1, width), np.float32)
-        self._zero_row = users * length
+        self._steps = np.zeros((users, length, width), np.float32)
         self._marks = np.zeros((users, length), np.int64)
         self._counts = np.zeros(users, np.int64)
         self._used = np.zeros(users, np.int64)
@@ -61,7 +61,7 @@ class UserWindows:
         self._slots: dict[str, int] = {}
         self._owners: list[str | None] = [None] * users
         self._free = list(range(users - 1, -1, -1))
-        self._gathered = np.zeros((batch * length, width), np.float32)
+        self._gathered = np.zeros((batch, length, width), np.float32)
 
     @property
     def length(self) -> int:
@@ -108,7 +108,7 @@ class UserWindows:
         # Of a user with more steps in the batch than a ring holds only the last fill it, so no cell is written twice.
         last = np.flatnonzero(together - before <= self._length)
         cells = (slots[last], (self._counts[slots[last]] + before[last]) % self._length)
-        self._steps[cells[0] * self._length + cells[1]] = steps[last]
+        self._steps[cells] = steps[last]
         self._marks[cells] = marks[last]
         self._counts[slots] += together
         return Windows(rows=kept[chosen], window=window, lengths=lengths, duplicates=total - len(kept))
@@ -149,8 +149,7 @@ class UserWindows:
 
     def _fresh(self, slots: NDArray[np.intp], marks: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[N] whether the event is neither in its user's ring nor earlier in this batch."""
-        filled = np.minimum(self._counts[slots], self._length)[:, None] > np.arange(self._length)
-        fresh: NDArray[np.bool_] = ~((self._marks[slots] == marks[:, None]) & filled).any(axis=1)
+        fresh = _unknown(self._marks, self._counts, slots, marks)
         if len(np.unique(marks)) != len(marks):
             seen: set[tuple[int, int]] = set()
             for index, pair in enumerate(zip(slots.tolist(), marks.tolist(), strict=True)):
@@ -167,23 +166,57 @@ class UserWindows:
         chosen: NDArray[np.intp],
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Windows of the `chosen` events: what the rings hold, then the steps of the same user earlier in the batch."""
-        counts = self._counts[slots[chosen]]
-        seen = counts + before[chosen] + 1
-        # Number, in the user's whole history, of the step in each cell of the window: negative before the first.
-        number = (seen - self._length)[:, None] + np.arange(self._length)
-        old = number < counts[:, None]
-        ring = slots[chosen][:, None] * self._length + number % self._length
-        source = np.where((number >= 0) & old, ring, self._zero_row)
-        gathered = self._gathered[: len(chosen) * self._length]
-        np.take(self._steps, source.reshape(-1), axis=0, out=gathered, mode="clip")
-        window = gathered.reshape(len(chosen), self._length, self._width)
-        # The rest lies in this batch: as many places before the event, among its user's, as the cell lies before the
-        # last.
-        rows, columns = np.nonzero(~old)
+        window = self._gathered[: len(chosen)]
         place = np.empty(len(slots), np.intp)
         place[order] = np.arange(len(slots))
-        window[rows, columns] = steps[order[place[chosen][rows] - (self._length - 1 - columns)]]
+        _copy_windows(self._steps, self._counts, slots, before, order, place, steps, chosen, window)
+        seen = self._counts[slots[chosen]] + before[chosen] + 1
         return window, np.minimum(seen, self._length).astype(np.int32)
+
+
+@compiled
+def _unknown(
+    rings: NDArray[np.int64], counts: NDArray[np.int64], slots: NDArray[np.intp], marks: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """[N] whether the event's mark is not in its user's ring."""
+    unknown = np.ones(len(slots), np.bool_)
+    for event in range(len(slots)):
+        slot = slots[event]
+        for cell in range(min(counts[slot], rings.shape[1])):
+            if rings[slot, cell] == marks[event]:
+                unknown[event] = False
+    return unknown
+
+
+@compiled
+def _copy_windows(  # noqa: PLR0913, PLR0917 - a compiled loop takes arrays, not the objects that hold them
+    rings: NDArray[np.float32],
+    counts: NDArray[np.int64],
+    slots: NDArray[np.intp],
+    before: NDArray[np.intp],
+    order: NDArray[np.intp],
+    place: NDArray[np.intp],
+    steps: NDArray[np.float32],
+    chosen: NDArray[np.intp],
+    window: NDArray[np.float32],
+) -> None:
+    """Fill `window` [M, length, width]: zeros, then what the ring holds, then steps of this batch. `order` sorts the
+    batch by user, `place` is where an event stands in it.
+    """
+    length = rings.shape[1]
+    for row in range(len(chosen)):
+        event = chosen[row]
+        slot, count = slots[event], counts[slots[event]]
+        # Number, in the user's whole history, of the first step of the window: negative before the first there was.
+        first = count + before[event] + 1 - length
+        for column in range(length):
+            number = first + column
+            if number < 0:
+                window[row, column] = 0.0
+            elif number < count:
+                window[row, column] = rings[slot, number % length]
+            else:
+                window[row, column] = steps[order[place[event] - (length - 1 - column)]]
 
 
 def _occurrences(slots: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.features.describe import REGIMES, STEP, regime_of
 from pipeline.features.layout import FEATURE_COUNT, STEP_SIZE, WINDOW
-from pipeline.stages.autoencoder import errors, scale, weighed
+from pipeline.stages.autoencoder import errors, odds_of, scale
 from pipeline.training.cohort import fit_discriminant
 from pipeline.training.described import features_at, windows_at
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 OPSET: Final = 17
 LSTM_HIDDEN: Final = 24
+AT_ONCE: Final = 5
+"""Steps that the LSTM reads in one turn; a divisor of the window's length."""
 HEADS: Final = 4
 ERROR_RIDGE: Final = 1e-2
 BOOST: Final = 6.0
@@ -55,33 +57,38 @@ class AutoEncoder(nn.Module):
 
 
 class SequenceNetwork(nn.Module):
-    """An LSTM over the last 50 steps, oldest first.
+    """An LSTM over the last 50 steps, oldest first, read five at a time: ten turns of the LSTM instead of 50 cost a
+    third of the time.
 
-    It has no biases: a row of zeros leaves a zero state at zero, so that windows shorter than 50 need no mask. The
+    It has no biases: rows of zeros leave a zero state at zero, so that windows shorter than 50 need no mask. The
     step's first value is 1 and takes the biases' place.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(STEP_SIZE, LSTM_HIDDEN, bias=False, batch_first=True)
+        self.lstm = nn.LSTM(AT_ONCE * STEP_SIZE, LSTM_HIDDEN, bias=False, batch_first=True)
         self.head = nn.Linear(LSTM_HIDDEN, 1)
 
     def forward(self, window: Tensor) -> Tensor:
         """[N, 50, D] to log odds [N, 1]."""
-        states, _ = self.lstm(window)
+        states, _ = self.lstm(window.reshape(-1, WINDOW // AT_ONCE, AT_ONCE * STEP_SIZE))
         odds: Tensor = self.head(states[:, -1])
         return odds
 
     def every_step(self, steps: Tensor) -> Tensor:
-        """[N, T, D] to log odds at every step [N, T], for training."""
-        states, _ = self.lstm(steps)
+        """[N, T, D] to log odds at every step [N, T], for training; T is a multiple of five."""
+        count, length, size = steps.shape
+        # Which steps share a turn depends on where a window ends: one pass for each place of the end.
+        padded = torch.cat([steps.new_zeros(count, AT_ONCE - 1, size), steps], 1)
+        shifted = torch.cat([padded[:, start : start + length] for start in range(AT_ONCE)])
+        states, _ = self.lstm(shifted.reshape(-1, length // AT_ONCE, AT_ONCE * size))
         odds: Tensor = self.head(states)[..., 0]
-        return odds
+        return odds.view(AT_ONCE, count, -1).permute(1, 2, 0).reshape(count, length)
 
     def ignore(self, column: int) -> None:
         """Make a step's value, of which training saw nothing, count for nothing."""
         with torch.no_grad():
-            self.lstm.weight_ih_l0[:, column] = 0.0
+            self.lstm.weight_ih_l0[:, column::STEP_SIZE] = 0.0
 
 
 class PatternNetwork(nn.Module):
@@ -157,8 +164,7 @@ def raw_scores(nets: Networks, scaling: Scaling, described: Described) -> NDArra
             raw[:, end, 2] = nets.pattern(torch.from_numpy(window)).numpy()[:, 0]
             scaled = scale(features_at(described, ends, lengths), scaling.mean, scaling.spread)
             rebuilt = nets.anomaly(torch.from_numpy(scaled)).numpy()
-            found = errors(scaled, rebuilt)
-            raw[:, end, 0] = weighed(found, scaling.error_weight, scaling.error_bias, regime_of(window))
+            raw[:, end, 0] = odds_of(scaled, rebuilt, scaling.error_weight, scaling.error_bias, regime_of(window))
     return raw
 
 
