@@ -49,6 +49,10 @@ class StackSettings(BaseSettings):
     broker: Literal["auto", "apache", "embedded"] = "auto"
     """`auto`: Apache Kafka where Java and Maven are there, else the in-memory broker; the start says which."""
 
+    hsm_unseal: Literal["auto", "manual"] = "auto"
+    """`auto`: the start makes the embedded HSM's master key and unseals it, with a share that lies beside it. `manual`:
+    it starts sealed, and whoever holds its shares unseals it."""
+
     postgres_dsn: SecretStr | None = None
     """Main database elsewhere: an address whose user may create roles, or whose user the services may share."""
     quantum_dsn: SecretStr | None = None

@@ -12,6 +12,7 @@ from infra import pki
 from infra.kafka.topics import ensure_topics
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import ensure_roles
+from infra.stack import hsm
 from infra.stack.addresses import addresses
 from infra.stack.errors import StackError
 from infra.stack.health import serves_grpc, serves_http
@@ -322,6 +323,22 @@ class ServicePart:
             self._process.stop()
 
 
+class HsmPart(ServicePart):
+    """The HSM, which is ready when it is unsealed, unless whoever holds its shares does that."""
+
+    def __init__(self, settings: StackSettings, service: Service, tell: Callable[[str], None]) -> None:
+        super().__init__(settings, service)
+        self._tell = tell
+
+    def start(self, seconds: float) -> None:
+        """Start it and unseal it."""
+        deadline = time.monotonic() + seconds
+        super().start(seconds)
+        if self._settings.hsm_unseal == "auto":
+            hsm.unseal(self._settings, deadline - time.monotonic())
+        self._tell(hsm.notice(self._settings))
+
+
 def build_parts(settings: StackSettings, tell: Callable[[str], None], without: Collection[str] = ()) -> list[Part]:
     """Return all parts but those named in `without`; `tell` takes what the person should know."""
     parts: list[Part] = [
@@ -331,6 +348,9 @@ def build_parts(settings: StackSettings, tell: Callable[[str], None], without: C
         CachePart(settings, "main"),
         CachePart(settings, "quantum"),
         BrokerPart(settings, tell),
-        *(ServicePart(settings, service) for service in SERVICES),
+        *(
+            HsmPart(settings, service, tell) if service.name == "hsm" else ServicePart(settings, service)
+            for service in SERVICES
+        ),
     ]
     return [part for part in parts if part.name not in without]

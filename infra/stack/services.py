@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from infra import pki
+from infra.stack.hsm import module_folders
 from infra.stack.ports import LOOPBACK
 from infra.stack.process import Command
 from infra.stack.secrets import password
@@ -51,19 +52,27 @@ class Service:
 
 
 SERVICES = (
+    Service("hsm", "servers.hsm", "hsm_port", needs=("pki",), health="grpc"),
     Service(
         "threat",
         "servers.threat",
         "threat_port",
         needs=("pki", "postgres-main", "redis-main", "kafka"),
         health="grpc",
+        uses=("quantum",),  # its audit records go there
         role="bg_threat",
         environment={"BEHAVIORGUARD_TRIALS_ENABLED": "true"},  # an embedded stack is there to be tried
     ),
     Service("pipeline", "pipeline", "pipeline_port", needs=("pki", "kafka"), health="http", health_path="/health"),
-    Service("gateway", "servers.gateway", "gateway_port", needs=("pki", "redis-main", "threat"), health="http"),
+    Service(
+        "gateway",
+        "servers.gateway",
+        "gateway_port",
+        needs=("pki", "redis-main", "threat", "quantum"),
+        health="http",
+    ),
 )
-WORKLOADS = ("threat", "pipeline", "gateway", "operator", "monitoring")
+WORKLOADS = ("hsm", "quantum", "threat", "pipeline", "gateway", "operator", "monitoring")
 """Who gets a certificate: the services, the operator's command line, and the one that asks for health."""
 
 
@@ -81,7 +90,8 @@ def service_command(service: Service, settings: StackSettings, addresses: Addres
         if key in PASSED_ON or key.startswith(("BEHAVIORGUARD_", "OTEL_", "XDG_"))
     }
     # What the caller set stays, except for what only the stack can know.
-    environment = {**service.environment, **environment}
+    modules = ",".join(str(folder) for folder in module_folders(settings))
+    environment = {**service.environment, "BEHAVIORGUARD_HSM_MODULES": modules, **environment}
     for admin_only in ("BEHAVIORGUARD_POSTGRES_DSN", "BEHAVIORGUARD_QUANTUM_DSN", "BEHAVIORGUARD_QUANTUM_REDIS_URL"):
         environment.pop(admin_only, None)
     environment |= pki.identity(settings.pki, service.name).environment()
@@ -92,7 +102,8 @@ def service_command(service: Service, settings: StackSettings, addresses: Addres
         "BEHAVIORGUARD_KAFKA_BOOTSTRAP": addresses.kafka,
         "BEHAVIORGUARD_THREAT_TARGET": f"{LOOPBACK}:{settings.threat_port}",
         "BEHAVIORGUARD_QUANTUM_TARGET": f"{LOOPBACK}:{settings.quantum_port}",
-        "BEHAVIORGUARD_HSM_TARGET": f"{LOOPBACK}:{settings.hsm_port}",
+        "BEHAVIORGUARD_QUANTUM_ADDRESS": f"{LOOPBACK}:{settings.quantum_port}",
+        "BEHAVIORGUARD_HSM_ADDRESS": f"{LOOPBACK}:{settings.hsm_port}",
         "BEHAVIORGUARD_OPERATOR_TOKEN_FILE": str(settings.secrets / OPERATOR_TOKEN),
         "PYTHONUNBUFFERED": "1",
     }
