@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "replay": ("infra.cli.replay:replay", "Play recorded sessions into the running system."),
     "watch": ("infra.cli.watch:watch", "Follow alerts live in the terminal."),
     "evaluate": ("infra.cli.evaluate:evaluate", "Measure detection on recordings."),
+    "tokens": ("infra.cli.tokens:tokens", "Issue, check and end tokens; sign messages."),
     "crypto": ("infra.cli.crypto:crypto", "Check the cryptographic primitives."),
     "bench": ("infra.cli.bench:bench", "Measure speed."),
 }
