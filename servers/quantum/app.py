@@ -14,6 +14,7 @@ from behaviorguard.quantum.v1.token_service_pb2_grpc import add_TokenServiceServ
 
 from servers.crypto.algorithms import Algorithm
 from servers.crypto.provider import provider_named
+from servers.mesh.channels import open_channel
 from servers.mesh.health import DependencyCheck, HealthMonitor
 from servers.mesh.server import MeshServer, ServiceBinding
 from servers.mesh.tasks import RestartBudget, TaskOwner
@@ -21,6 +22,7 @@ from servers.mesh.telemetry import Telemetry
 from servers.quantum import database
 from servers.quantum.audit_app import audit_service, audit_trail
 from servers.quantum.audit_calls import TrailAudit
+from servers.quantum.hsm import HSM_SERVICE, HsmClient
 from servers.quantum.key_cache import KeyCache
 from servers.quantum.key_keeper import KeyKeeper
 from servers.quantum.key_ring import KeyRing
@@ -38,6 +40,7 @@ from servers.quantum.use_limits import UseLimits
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from servers.crypto.provider import CryptoProvider
     from servers.mesh.limits import RateLimiter
     from servers.quantum.audit_trail import AuditTrail
     from servers.quantum.ports import Hsm
@@ -104,6 +107,7 @@ async def quantum_app(
                 [
                     DependencyCheck("database", partial(database.probe, core.pool)),
                     DependencyCheck("redis", core.cache.probe, required=False),
+                    DependencyCheck("hsm", partial(_probe_hsm, core.hsm), required=False),
                 ],
                 interval_seconds=settings.health_interval_seconds,
             ),
@@ -119,13 +123,13 @@ async def _core(settings: QuantumSettings, stack: AsyncExitStack, hsm: Hsm | Non
     pool = database.make_pool(dsn, connections=settings.postgres_connections)
     await pool.open()
     stack.push_async_callback(pool.close)
-    if hsm is None:
-        raise NotImplementedError
+    provider = provider_named(settings.crypto_provider)
+    hsm = hsm or _hsm(settings, provider, stack)
     trail = audit_trail(settings)
     store = KeyStore(pool)
     ring = KeyRing(
         store,
-        provider_named(settings.crypto_provider),
+        provider,
         dsn,
         capacity=settings.keys_held,
         believed_s=settings.keys_believed_seconds,
@@ -146,6 +150,28 @@ async def _core(settings: QuantumSettings, stack: AsyncExitStack, hsm: Hsm | Non
         platform=PlatformKeys(own_keeper, store, ring, rotation_days=settings.platform_rotation_days),
         limits=UseLimits(store),
     )
+
+
+def _hsm(settings: QuantumSettings, provider: CryptoProvider, stack: AsyncExitStack) -> HsmClient:
+    channel = open_channel(settings, settings.hsm_address, "hsm", contract=(HSM_SERVICE,))
+    stack.push_async_callback(channel.close)
+    hsm = HsmClient(channel, provider)
+    stack.push_async_callback(hsm.close)
+    return hsm
+
+
+async def _probe_hsm(hsm: Hsm) -> dict[str, str | float]:
+    """How the HSM is; a sealed one answers and is no outage of its own: `state` says it."""
+    state = await hsm.status()
+    return {
+        "state": state.state,
+        "backend": state.backend,
+        "entropy": state.entropy,
+        "modules_available": float(state.modules_available),
+        "keys": float(state.key_count),
+        "active_connections": float(state.active_connections),
+        "error_rate": state.error_rate,
+    }
 
 
 def _start(core: Core, tasks: TaskOwner) -> None:

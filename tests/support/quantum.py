@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from servers.mesh.limits import Unlimited
 from servers.quantum.app import quantum_app
 from servers.quantum.ports import Destroyed, GeneratedKey, HsmState, Opened, SealedItem, Signed, SignItem
 from servers.quantum.settings import QuantumSettings
+from tests.support.hsm import HsmRig, running_hsm
+from tests.support.threat import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -117,12 +119,15 @@ class QuantumStores:
     owner_dsn: str
     redis: str
     pki: Path
+    rig: HsmRig
+    """The HSM's modules."""
 
     @classmethod
     def of(cls, server: DatabaseServer, owner_dsn: str, redis: str, folder: Path) -> QuantumStores:
-        """The stores of a module, as the service may use them."""
+        """The stores of a module, as the service may use them; `folder` is the authority's."""
         name = str(conninfo_to_dict(owner_dsn)["dbname"])
-        return cls(server.dsn(name, "bg_quantum"), owner_dsn, redis, folder)
+        rig = HsmRig(folder / f"hsm-{name}-{uuid.uuid4()}", folder)
+        return cls(server.dsn(name, "bg_quantum"), owner_dsn, redis, folder, rig)
 
     def settings(self, **changes: Any) -> QuantumSettings:
         """Settings of a service on these stores."""
@@ -196,18 +201,22 @@ class RunningQuantum:
 
 @asynccontextmanager
 async def running_quantum(
-    stores: QuantumStores, hsm: Hsm | None = None, **changes: Any
+    stores: QuantumStores, hsm: Hsm | None = None, *, hsm_port: int = 0, **changes: Any
 ) -> AsyncIterator[RunningQuantum]:
-    """The service in this process, over real sockets."""
-    hsm = hsm or StandInHsm()
-    async with quantum_app(stores.settings(**changes), limiter=Unlimited(), hsm=hsm) as server:
-        port = await server.start()
-        running = RunningQuantum(port, stores, hsm)
-        try:
-            yield running
-        finally:
-            await running.close()
-            await server.drain()
+    """The service in this process, over real sockets.
+
+    Its HSM is `hsm`, else the one that listens on `hsm_port`, else a real one that is started for it on the stores' own
+    modules: one at a time.
+    """
+    async with AsyncExitStack() as stack:
+        if hsm is None and not hsm_port:
+            hsm_port = (await stack.enter_async_context(running_hsm(stores.rig))).port
+        settings = stores.settings(hsm_address=f"localhost:{hsm_port}", **changes)
+        server = await stack.enter_async_context(quantum_app(settings, limiter=Unlimited(), hsm=hsm))
+        running = RunningQuantum(await server.start(), stores, hsm)
+        stack.push_async_callback(server.drain)
+        stack.push_async_callback(running.close)
+        yield running
 
 
 def person(organization_id: str = ORGANIZATION, scope: str = "admin", user_id: str = "") -> tuple[tuple[str, str], ...]:
@@ -252,3 +261,34 @@ def device_key(organization_id: str = ORGANIZATION, **changes: Any) -> key_servi
         "device_id": "phone-1",
     }
     return key_service_pb2.GenerateKeyRequest(**(values | changes))
+
+
+class Admin:
+    """The key service, called for the administrator of an organisation of their own."""
+
+    def __init__(self, quantum: Any) -> None:
+        self.organization = str(uuid.uuid4())
+        self._keys = quantum.keys("gateway")
+        self._metadata = person(self.organization)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._keys, name)
+        return lambda request: method(request, metadata=self._metadata)
+
+    async def master(self, **changes: Any) -> Any:
+        return await self.GenerateKey(master_key(self.organization, **changes))
+
+    async def service(self, **changes: Any) -> Any:
+        return await self.GenerateKey(service_key(self.organization, **changes))
+
+    async def device(self, **changes: Any) -> Any:
+        return await self.GenerateKey(device_key(self.organization, **changes))
+
+    async def key(self, key_id: str) -> Any:
+        return (await self.GetKey(key_service_pb2.GetKeyRequest(key_id=key_id))).key
+
+
+async def gone(stores: QuantumStores, *key_ids: str) -> None:
+    """Wait until the HSM's destruction is noted."""
+    query = "SELECT 1 FROM quantum_keys.quantum_key_store WHERE key_id = ANY(%s::uuid[]) AND destroyed_at IS NULL"
+    await eventually(lambda: not stores.rows(query, list(key_ids)))
