@@ -21,8 +21,6 @@ from behaviorguard.client.tokens import (
     read_revocations,
 )
 from behaviorguard.quantum.v1 import token_service_pb2 as pb
-from rich.console import Console
-from rich.table import Table
 
 from infra.cli.connection import address_option, open_client, run
 from servers.gateway.transcoding import Codec
@@ -380,10 +378,12 @@ def _print_table(message: Message, head: tuple[str, ...], rows: Sequence[tuple[s
     if as_json:
         click.echo(Codec().encode(message).decode())
         return
-    table = Table(*head, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, soft_wrap=True).print(table if rows else "None.")
+    if not rows:
+        click.echo("None.")
+        return
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _print_verdict(found: pb.VerifyTokenResponse, *, as_json: bool) -> None:
