@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "evaluate": ("infra.cli.evaluate:evaluate", "Measure detection on recordings."),
     "tokens": ("infra.cli.tokens:tokens", "Issue, check and end tokens; sign messages."),
     "crypto": ("infra.cli.crypto:crypto", "Check the cryptographic primitives."),
+    "hsm": ("infra.cli.hsm:hsm", "Open, close, back up and restore the HSM."),
     "bench": ("infra.cli.bench:bench", "Measure speed."),
 }
 """Where each command lives and what it does, in the order of `--help`. Nothing is imported before it is needed."""

@@ -71,14 +71,12 @@ class Pkcs11Vault:
 
     def create(self, root: RootSecret) -> Mapping[str, str]:
         """See `Vault`."""
-        label = _LABEL + fingerprint(root.recovery_key(self._provider).public_bytes)
+        # A name of its own each time: the old HSM's master key may be in the same token, and stays as it is.
+        label = f"{_LABEL}{fingerprint(root.recovery_key(self._provider).public_bytes)}-{os.urandom(4).hex()}"
         pin = self._pin()
 
         def make() -> None:
             with self._session(pin, rw=True) as session:
-                # A restore that was cut short has left one: it sealed nothing that was acknowledged.
-                for old in session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: label}):
-                    old.destroy()
                 session.generate_key(
                     KeyType.AES,
                     256,
