@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _NOT_A_REASON: Final = re.compile(r"[^A-Z0-9]+")
 _NO_LIMIT: Final = 2**63
+_TIMESTAMP: Final = "google.protobuf.Timestamp"
+_FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01
+_LAST_SECOND: Final = 253_402_300_799  # 9999-12-31, as google/protobuf/timestamp.proto says
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,23 @@ class _Bound:
     inside: tuple[_Bound, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """A field that is a point in time, or that holds some."""
+
+    name: str
+    repeated: bool
+    inside: tuple[_Time, ...]
+    """Empty for the point in time itself."""
+
+
 class MessageValidator:
     """Checks messages against the rules that their proto declares; rules are compiled once a message type."""
 
     def __init__(self) -> None:
         self._validator = protovalidate.Validator()
         self._bounds: dict[str, tuple[_Bound, ...]] = {}
+        self._times: dict[str, tuple[_Time, ...]] = {}
 
     def check(self, message: Message) -> None:
         """Return when the message keeps all rules.
@@ -53,6 +67,15 @@ class MessageValidator:
         if self._validator.collect_violations(message, fail_fast=True):
             problems = list(_too_long(message, self._bounds_of(message), ""))
             raise _invalid(problems or [_problem(found) for found in self._validator.collect_violations(message)])
+        impossible = list(_impossible(message, self._times_of(message), ""))
+        if impossible:
+            raise _invalid(impossible)
+
+    def _times_of(self, message: Message) -> tuple[_Time, ...]:
+        name = message.DESCRIPTOR.full_name
+        if name not in self._times:
+            self._times[name] = tuple(_find_times(message.DESCRIPTOR, (name,)))  # type: ignore[arg-type]  # as below
+        return self._times[name]
 
     def _bounds_of(self, message: Message) -> tuple[_Bound, ...]:
         name = message.DESCRIPTOR.full_name
@@ -93,6 +116,35 @@ def _too_long(message: Any, bounds: tuple[_Bound, ...], path: str) -> Iterator[F
                     yield from _too_long(item, bound.inside, f"{path}{bound.name}[{index}].")
         elif message.HasField(bound.name):
             yield from _too_long(getattr(message, bound.name), bound.inside, f"{path}{bound.name}.")
+
+
+def _impossible(message: Any, times: tuple[_Time, ...], path: str) -> Iterator[FieldProblem]:
+    """The points in time that are none: the wire carries any pair of numbers, and no rule can ask for a valid one."""
+    for time in times:
+        if time.repeated:
+            places = [(item, f"{path}{time.name}[{index}]") for index, item in enumerate(getattr(message, time.name))]
+        elif message.HasField(time.name):
+            places = [(getattr(message, time.name), path + time.name)]
+        else:
+            continue
+        for value, place in places:
+            if time.inside:
+                yield from _impossible(value, time.inside, f"{place}.")
+            elif not (0 <= value.nanos < 1_000_000_000 and _FIRST_SECOND <= value.seconds <= _LAST_SECOND):
+                yield FieldProblem(place, "must be a point in time", "TIMESTAMP")
+
+
+def _find_times(descriptor: Descriptor, above: tuple[str, ...]) -> Iterator[_Time]:
+    for field in descriptor.fields:
+        child = field.message_type
+        if child is None or child.GetOptions().map_entry or child.full_name in above:
+            continue
+        if child.full_name == _TIMESTAMP:
+            yield _Time(field.name, field.is_repeated, ())
+            continue
+        inside = tuple(_find_times(child, (*above, child.full_name)))
+        if inside:
+            yield _Time(field.name, field.is_repeated, inside)
 
 
 def _find_bounds(descriptor: Descriptor, above: tuple[str, ...]) -> Iterator[_Bound]:

@@ -86,3 +86,16 @@ def test_names_of_people_are_never_repeated() -> None:
     with pytest.raises(MeshError) as error:
         MessageValidator().check(threat.GetRiskProfileRequest(user_id=f"{ANNA}-personal"))
     assert "personal" not in f"{error.value} {error.value.fields}"
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(1_800_000_000, -1), (1_800_000_000, 1_000_000_000), (2**60, 0)])
+def test_a_time_that_is_none_is_a_bad_field(seconds: int, nanos: int) -> None:
+    message = event()
+    message.timestamp.seconds, message.timestamp.nanos = seconds, nanos
+    assert "timestamp" in problems(message)
+    answer = threat.ListThreatEventsResponse()  # deep inside, in a list, without a rule of its own
+    answer.events.add().processed_at.nanos = nanos
+    answer.events[0].processed_at.seconds = seconds
+    with pytest.raises(MeshError) as error:
+        MessageValidator().check(answer)
+    assert [problem.field for problem in error.value.fields] == ["events[0].processed_at"]
