@@ -54,6 +54,15 @@ class Service:
 SERVICES = (
     Service("hsm", "servers.hsm", "hsm_port", needs=("pki",), health="grpc"),
     Service(
+        "quantum",
+        "servers.quantum",
+        "quantum_port",
+        needs=("pki", "postgres-quantum", "redis-quantum", "hsm"),
+        health="grpc",
+        role="bg_quantum",
+        stores="quantum",
+    ),
+    Service(
         "threat",
         "servers.threat",
         "threat_port",
@@ -61,6 +70,7 @@ SERVICES = (
         health="grpc",
         uses=("quantum",),  # its audit records go there
         role="bg_threat",
+        audited=True,
         environment={"BEHAVIORGUARD_TRIALS_ENABLED": "true"},  # an embedded stack is there to be tried
     ),
     Service("pipeline", "pipeline", "pipeline_port", needs=("pki", "kafka"), health="http", health_path="/health"),
@@ -70,6 +80,7 @@ SERVICES = (
         "gateway_port",
         needs=("pki", "redis-main", "threat", "quantum"),
         health="http",
+        audited=True,
     ),
 )
 WORKLOADS = ("hsm", "quantum", "threat", "pipeline", "gateway", "operator", "monitoring")
