@@ -148,6 +148,10 @@ class KeyService(KeyServiceServicer):
         call = call_context()
         call.audit.key_id = request.key_id.lower()
         results = await self._templates.rewrap(call.organization_id.lower(), request.key_id, request.envelopes)
+        failed = sum(isinstance(result, MeshError) for result in results)
+        call.audit.data = {"items": len(results), "refused": failed}
+        if failed:
+            call.audit.result = "partial"
         answer = pb.RewrapEnvelopesResponse()
         for result in results:
             if isinstance(result, MeshError):

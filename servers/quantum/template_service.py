@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from behaviorguard.quantum.v1 import template_service_pb2 as pb
@@ -96,14 +97,18 @@ class TemplateService(TemplateServiceServicer):
         """Encrypts templates, each with its own result."""
         del context
         call = call_context()
-        results = await self._templates.encrypt_many(_organization(call), [_clear(each) for each in request.requests])
-        _note_batch(call, results)
+        results: list[Closed | MeshError] = []
         answer = pb.BatchEncryptTemplatesResponse()
-        for result in results:
-            if isinstance(result, MeshError):
-                answer.results.add(reason=result.reason_name)
-            else:
-                answer.results.add(encrypted=_encrypted(result))
+        # Megabytes: each template is read when it is its turn, and answered at once.
+        clears = (_clear(each) for each in request.requests)
+        async with aclosing(self._templates.encrypt_many(_organization(call), clears)) as closed:
+            async for result in closed:
+                results.append(result)
+                if isinstance(result, MeshError):
+                    answer.results.add(reason=result.reason_name)
+                else:
+                    answer.results.add(encrypted=_encrypted(result))
+        _note_batch(call, results)
         return answer
 
     async def BatchDecryptTemplates(  # noqa: N802
@@ -112,7 +117,8 @@ class TemplateService(TemplateServiceServicer):
         """Opens envelopes, each with its own result."""
         del context
         call = call_context()
-        results = await self._templates.decrypt_many(_organization(call), [_request(each) for each in request.requests])
+        asked = (_request(each) for each in request.requests)
+        results = await self._templates.decrypt_many(_organization(call), asked)
         _note_batch(call, results)
         answer = pb.BatchDecryptTemplatesResponse()
         for result in results:

@@ -27,7 +27,7 @@ from servers.quantum.keys import KeyStatus
 from servers.quantum.ports import SealedItem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from servers.quantum.envelope import Envelope
     from servers.quantum.key_cache import KeyCache
@@ -122,16 +122,17 @@ class Templates:
         self._cache.count("encrypt", held.key.algorithm, time.perf_counter() - begun)
         return closed
 
-    async def encrypt_many(self, organization_id: str, clears: Sequence[Clear]) -> list[Closed | MeshError]:
-        """Close each, or say why not, in order; others get their turn in between."""
-        pace, results = _Pace(), list[Closed | MeshError]()
+    async def encrypt_many(self, organization_id: str, clears: Iterable[Clear]) -> AsyncGenerator[Closed | MeshError]:
+        """Close each, or say why not, in order; others get their turn in between, and before the first."""
+        pace = _Pace()
+        await asyncio.sleep(0)
         for clear in clears:
             try:
-                results.append(await self.encrypt(organization_id, clear))
+                yield await self.encrypt(organization_id, clear)
             except MeshError as error:
-                results.append(error)
+                yield error
             await pace.keep()
-        return results
+        await asyncio.sleep(0)
 
     async def decrypt(self, organization_id: str, request: Request) -> Taken:
         """Open an envelope.
@@ -152,10 +153,11 @@ class Templates:
             raise taken
         return taken
 
-    async def decrypt_many(self, organization_id: str, requests: Sequence[Request]) -> list[Taken | MeshError]:
-        """Open each, or say why not, in order."""
+    async def decrypt_many(self, organization_id: str, requests: Iterable[Request]) -> list[Taken | MeshError]:
+        """Open each, or say why not, in order; others get their turn in between."""
         begun, pace = time.perf_counter(), _Pace()
         prepared: list[_Waiting | MeshError] = []
+        await asyncio.sleep(0)
         for request in requests:
             try:
                 prepared.append(await self._prepare(organization_id, request))

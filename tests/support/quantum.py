@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tests.conftest import DatabaseServer
 
 ORGANIZATION = "00000000-0000-4000-8000-000000000001"
+LARGE = [("grpc.max_receive_message_length", 16 * 1024 * 1024)]
+"""A channel's options for full batches."""
 
 
 class StandInHsm:
@@ -164,18 +166,15 @@ class RunningQuantum:
 
     def channel(self, caller: str = "operator") -> aio.Channel:
         """A connection as a workload."""
-        files = pki.issue(self.stores.pki, caller)
-        credentials = grpc.ssl_channel_credentials(
-            files.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes()
-        )
-        options = [
-            ("grpc.enable_retries", 0),
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-        ]
-        channel = aio.secure_channel(f"localhost:{self.port}", credentials, options)
+        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), *LARGE]
+        channel = aio.secure_channel(f"localhost:{self.port}", self.credentials(caller), options)
         self._open.append(channel)
         return channel
+
+    def credentials(self, caller: str) -> grpc.ChannelCredentials:
+        """What a workload shows."""
+        files = pki.issue(self.stores.pki, caller)
+        return grpc.ssl_channel_credentials(files.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes())
 
     def keys(self, caller: str = "operator") -> Any:
         """The key service, called by a workload."""
