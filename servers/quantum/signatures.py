@@ -66,7 +66,7 @@ class SignatureVerifier:
     """
 
     def __init__(
-        self, provider: CryptoProvider, *, threads: int = 2, batch: int = 16, waiting: int = 2048, keys: int = 256
+        self, provider: CryptoProvider, *, threads: int = 1, batch: int = 8, waiting: int = 2048, keys: int = 256
     ) -> None:
         """How much at once.
 
