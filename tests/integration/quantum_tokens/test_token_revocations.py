@@ -20,6 +20,7 @@ from servers.quantum import revocation_store
 from servers.quantum.database import make_pool
 from servers.quantum.revocation_store import RevocationStore
 from servers.quantum.revocations import HOLDS, Revocations
+from tests.support.loop import loop_never_blocked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -207,3 +208,19 @@ async def test_time_moves_by_the_databases_clock(service_dsn: str) -> None:
     async with process(service_dsn, listening=False) as one:
         revoked = await one.revoke(str(uuid.uuid4()))
     assert abs(revoked.revoked_at - datetime.now(UTC)) < timedelta(seconds=60)
+
+
+async def test_catching_up_with_many_does_not_hold_the_loop(service_dsn: str, stores: QuantumStores) -> None:
+    stores.rows(
+        """
+        INSERT INTO quantum_security.token_revocations (organization_id, session_id, revoked_at, expires_at)
+        SELECT %s, gen_random_uuid(), now(), now() + interval '1 hour' FROM generate_series(1, 900)
+        """,
+        str(uuid.uuid4()),
+    )
+    try:
+        with loop_never_blocked():
+            async with process(service_dsn) as one:
+                assert len(one.view) >= 900
+    finally:
+        stores.rows("DELETE FROM quantum_security.token_revocations WHERE expires_at <= now() + interval '2 hours'")

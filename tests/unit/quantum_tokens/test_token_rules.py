@@ -19,6 +19,7 @@ from servers.mesh.errors import MeshError
 from servers.quantum.jwks import TokenKeys, json_web_key, kid_of
 from servers.quantum.signatures import SignatureVerifier
 from servers.quantum.tokens import TokenOrder, Tokens
+from tests.support.loop import loop_never_blocked
 from tests.support.tokens import AUDIENCE, NOW, ORGANIZATION, SESSION, USER, LocalIssuer, claims, general
 
 if TYPE_CHECKING:
@@ -266,3 +267,11 @@ async def test_nothing_of_a_token_is_logged_or_shown(stage: Stage, caplog: pytes
     assert USER not in shown
     assert issued.classical[-20:] not in shown
     assert issued.hybrid[20:60] not in shown
+
+
+async def test_checking_many_tokens_never_holds_the_loop(stage: Stage) -> None:
+    token = (await stage.tokens.issue(ORDER)).hybrid
+    assert await stage.problem(token) is None
+    with loop_never_blocked():
+        for _ in range(3):
+            assert set(await asyncio.gather(*(stage.problem(token) for _ in range(48)))) == {None}
