@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from behaviorguard.quantum.v1 import audit_service_pb2 as pb
 from google.protobuf import json_format
 
+from servers.quantum.audit_chain import AuditRecord, Checkpoint
 from servers.quantum.audit_reader import RecordFilter
 from servers.quantum.audit_trail import AuditEntry
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from servers.quantum.audit_chain import AuditRecord, Checkpoint
     from servers.quantum.security_events import SecurityEvent
 
 _CEREMONIES: Final = frozenset({"Initialize", "Unseal", "Seal", "ExportBackup", "RestoreBackup"})
@@ -65,6 +65,48 @@ def record_message(record: AuditRecord) -> pb.AuditRecord:
     message.operation_timestamp.FromDatetime(record.operation_timestamp)
     json_format.ParseDict(dict(record.operation_data), message.operation_data)
     return message
+
+
+def record_of(message: pb.AuditRecord) -> AuditRecord:
+    """The record in a message, in the form that was hashed.
+
+    Raises:
+        KeyError: it names an operation or result that this version does not know.
+    """
+    return AuditRecord(
+        audit_id=message.audit_id,
+        operation=_OPERATION_LABELS[message.operation],
+        key_id=message.key_id,
+        user_id=message.user_id,
+        organization_id=message.organization_id,
+        service_id=message.service_id,
+        operation_timestamp=_moment(message.operation_timestamp),
+        source_ip=message.source_ip,
+        user_agent=message.user_agent,
+        correlation_id=message.correlation_id,
+        operation_data=_whole(json_format.MessageToDict(message.operation_data)),
+        result=_RESULTS[message.result],
+        processing_time_ms=message.processing_time_ms,
+        error_details=message.error_details,
+        hsm_operation_id=message.hsm_operation_id,
+        sequence=message.sequence,
+        previous_hash=message.previous_hash,
+        record_hash=message.record_hash,
+    )
+
+
+def checkpoint_of(message: pb.AuditCheckpoint) -> Checkpoint:
+    """The checkpoint in a message."""
+    return Checkpoint(
+        message.organization_id,
+        message.sequence,
+        message.record_hash,
+        _moment(message.created_at),
+        message.key_id,
+        message.key_version,
+        message.algorithm,
+        message.signature,
+    )
 
 
 def checkpoint_message(checkpoint: Checkpoint) -> pb.AuditCheckpoint:
@@ -143,6 +185,17 @@ def entry_of(request: pb.AppendAuditRecordRequest, caller: str) -> AuditEntry:
         reason=request.reason,
         occurred_at=_moment(request.operation_timestamp),
     )
+
+
+def _whole(value: Any) -> Any:
+    """Numbers of a `Struct` are all floating point; those of audit records were integers."""
+    if isinstance(value, float):
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value
 
 
 def _moment(timestamp: Timestamp) -> datetime:

@@ -354,6 +354,7 @@ class ListAuditRecordsRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     operation: Global___QuantumOperation.ValueType
     """Only this operation; unset means all."""
     result: Global___OperationResult.ValueType
@@ -368,6 +369,8 @@ class ListAuditRecordsRequest(_message.Message):
     """Records a page: 1 to 500; 0 means 50."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
+    organization_id: _builtins.str
+    """UUID of the organisation: a person's own, and empty means the same; the operator may name any."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only at or after this time."""
@@ -388,10 +391,11 @@ class ListAuditRecordsRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "end_time", b"end_time", "key_id", b"key_id", "operation", b"operation", "page_size", b"page_size", "page_token", b"page_token", "result", b"result", "start_time", b"start_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "end_time", b"end_time", "key_id", b"key_id", "operation", b"operation", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "result", b"result", "start_time", b"start_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,19 +545,23 @@ class ListCheckpointsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Checkpoints a page: 1 to 500; 0 means 50."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
+    organization_id: _builtins.str
+    """UUID of the organisation: a person's own, and empty means the same; the operator may name any."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,16 +602,20 @@ class ExportAuditRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     first_sequence: _builtins.int
     """First record by its place in the chain: 1 or more; 0 means the first there is."""
+    organization_id: _builtins.str
+    """UUID of the organisation: a person's own, and empty means the same; the operator may name any."""
     def __init__(
         self,
         *,
         first_sequence: _builtins.int = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
