@@ -135,7 +135,8 @@ class KeyCache:
                 _add_hsm(pipe, *hsm)
             for key_id, key in batch:
                 _add_key(pipe, key_id, key)
-            await pipe.execute()
+            # What somebody else left under a name of ours, of another type, keeps nothing else from being written.
+            await pipe.execute(raise_on_error=False)
         for key_id, key in batch:
             if key_id in self._keys and self._keys[key_id] is key:
                 del self._keys[key_id]

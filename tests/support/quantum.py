@@ -283,6 +283,9 @@ class Admin:
     async def device(self, **changes: Any) -> Any:
         return await self.GenerateKey(device_key(self.organization, **changes))
 
+    async def rotate(self, key_id: str) -> Any:
+        return (await self.RotateKey(key_service_pb2.RotateKeyRequest(key_id=key_id))).key
+
     async def key(self, key_id: str) -> Any:
         return (await self.GetKey(key_service_pb2.GetKeyRequest(key_id=key_id))).key
 
