@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import logging
 import threading
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
-from servers.hsm.modules import NEW
+from servers.hsm.modules import NEW, QuorumError
 from servers.hsm.sealed import MAX_FILE_SIZE, DamagedError, Header, SealedSeed, parse_sealed
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from servers.hsm.journal import Entry, Journal, Value
     from servers.hsm.modules import Module, Modules, Replica
     from servers.hsm.vaults import MasterKey
+
+_log = logging.getLogger(__name__)
 
 KEYS: Final = "keys"
 """Folder of the sealed files in each module."""
@@ -288,8 +291,15 @@ class KeyStore:
         done = self._modules.each(lambda module: module.write(stored.file, content), modules)
         for module, repaired in zip(modules, done, strict=True):
             module.repaired += repaired
-        names = ",".join(f"{module.name}:{what}" for module, what in found.items())
-        self._journal.append("repair", {"key_handle": stored.handle, "replicas": names})
+        names = ",".join(
+            f"{module.name}:{found[module]}" for module, repaired in zip(modules, done, strict=True) if repaired
+        )
+        if not names:
+            return
+        try:
+            self._journal.append("repair", {"key_handle": stored.handle, "replicas": names})
+        except QuorumError:  # the key is whole and can be used; that it was repaired is told by the status alone
+            _log.warning("a repair could not be recorded", extra={"replicas": names})
 
 
 def stored_key(sealed: SealedSeed) -> tuple[StoredKey, bytes]:

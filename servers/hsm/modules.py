@@ -83,7 +83,7 @@ class Module:
                 return file.read(limit + 1)
         except FileNotFoundError:
             return None
-        except (IsADirectoryError, NotADirectoryError):
+        except IsADirectoryError:
             return b""
 
     def write(self, name: str, content: bytes) -> None:
