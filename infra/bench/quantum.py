@@ -64,6 +64,7 @@ _START_SECONDS: Final = 60.0
 _PEOPLE: Final = 200
 _CHECKED_TOKENS: Final = 20
 _AUDIENCE: Final = "bench"
+_WATCH: Final = "--watch-loop"
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class Bench:
         quantum = self._node("quantum", environment)
         echo = self._node("echo", environment)
         figures = asyncio.run(self._measure(quantum, echo))
-        keygen = self._stopped("quantum")["key_seconds"]
+        durable = self._stopped("quantum")["key_seconds"]
         self._stopped("echo")
         watched = asyncio.run(self._watch_loop(environment))
-        return self._answer(figures, keygen, watched)
+        return self._answer(figures, self._stopped("hsm")["key_seconds"], durable, watched)
 
     # The parts.
 
@@ -126,15 +127,21 @@ class Bench:
     def _hsm(self, environment: dict[str, str]) -> int:
         modules = ",".join(str(self._folder / f"module-{number}") for number in range(3))
         more = {"BEHAVIORGUARD_HSM_MODULES": modules}
-        port = self._start("hsm", ["servers.hsm"], environment | more, ready=self._answers)
+        port = self._node("hsm", environment | more, ready=self._answers)
         asyncio.run(_unseal(f"{LOOPBACK}:{port}", pki.issue(self._folder / "pki", "operator")))
         return port
 
-    def _node(self, kind: str, environment: dict[str, str], *more: str) -> int:
-        name = "-".join((kind, *more))
+    def _node(
+        self,
+        kind: str,
+        environment: dict[str, str],
+        *more: str,
+        ready: Callable[[int, pki.Identity], bool] = serves_grpc,
+    ) -> int:
+        name = "".join((kind, *more))
         self._reports[name] = self._folder / f"{name}.json"
         arguments = ["infra.bench.quantum_node", kind, str(self._reports[name]), *more]
-        return self._start(name, arguments, environment, ready=serves_grpc)
+        return self._start(name, arguments, environment, ready)
 
     def _start(
         self, name: str, arguments: Sequence[str], environment: dict[str, str],
@@ -178,7 +185,7 @@ class Bench:
 
     async def _measure(self, quantum: int, echo: int) -> dict[str, Any]:
         figures: dict[str, Any] = {"echo": [], "encrypt": [], "echo_cpu": [], "encrypt_cpu": []}
-        await self._load(quantum, GENERATE_KEY, _keys("ML-KEM-768", key_pb2.KEY_PURPOSE_ENCRYPTION), 1.0)
+        await self._load(quantum, GENERATE_KEY, _keys("ML-KEM-768", key_pb2.KEY_PURPOSE_ENCRYPTION), 1.0, 2)
         for number in range(self._plan.rounds):
             self._say(f"encryption and echo, round {number + 1} of {self._plan.rounds}")
             for kind, port, process in (("echo", echo, "echo"), ("encrypt", quantum, "quantum")):
@@ -245,8 +252,8 @@ class Bench:
     async def _watch_loop(self, environment: dict[str, str]) -> dict[str, Any]:
         """Longest step of the event loop while everything is asked at once."""
         self._say("the event loop under mixed load")
-        name = "quantum---watch-loop"
-        port = self._node("quantum", environment, "--watch-loop")
+        name = f"quantum{_WATCH}"
+        port = self._node("quantum", environment, _WATCH)
         checks = await self._token_checks(port)
         loads = (
             (ENCRYPT, _templates(), 12),
@@ -264,17 +271,21 @@ class Bench:
         )
         return self._stopped(name)
 
+    @staticmethod
     def _answer(
-        self, figures: dict[str, Any], seconds: dict[str, list[float]], watched: dict[str, Any]
+        figures: dict[str, Any],
+        inside: dict[str, list[float]],
+        durable: dict[str, list[float]],
+        watched: dict[str, Any],
     ) -> dict[str, Any]:
         middle = {name: statistics.median(figures[name]) for name in ("echo", "encrypt", "echo_cpu", "encrypt_cpu")}
-        kem, sign = seconds["ML-KEM-768"], seconds["ML-DSA-65"]
+        kem, sign = "ML-KEM-768", "ML-DSA-65"
         return {
             "encrypt_per_s": round(middle["encrypt"]),
             "encrypt_ratio": round(middle["encrypt"] / middle["echo"], 3),
             "token_per_s": round(figures["tokens"].rate),
-            "keygen_p99_ms": _milliseconds(kem, 99),
-            "sign_keygen_p99_ms": _milliseconds(sign, 99),
+            "keygen_p99_ms": _milliseconds(inside[kem], 99),
+            "sign_keygen_p99_ms": _milliseconds(inside[sign], 99),
             "loop_block_max_ms": round(watched["longest_step"] * 1000, 2),
             "echo_per_s": round(middle["echo"]),
             "encrypt_cpu_us": round(middle["encrypt_cpu"]),
@@ -283,10 +294,11 @@ class Bench:
             "token_p99_ms": round(figures["tokens"].p99_ms, 1),
             "token_verify_per_s": round(figures["verified"].rate),
             "keygen_per_s": round(figures["keygen"].rate, 1),
-            "keygen_p50_ms": _milliseconds(kem, 50),
+            "keygen_durable_p50_ms": _milliseconds(durable[kem], 50),
+            "keygen_durable_p99_ms": _milliseconds(durable[kem], 99),
             "sign_keygen_per_s": round(figures["sign_keygen"].rate, 1),
-            "sign_keygen_p50_ms": _milliseconds(sign, 50),
-            "loop_block_step": watched["step"],
+            "sign_keygen_durable_p50_ms": _milliseconds(durable[sign], 50),
+            "sign_keygen_durable_p99_ms": _milliseconds(durable[sign], 99),
             "template_bytes": TEMPLATE_BYTES,
             "cores": os.cpu_count(),
         }
