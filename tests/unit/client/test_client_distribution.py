@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import behaviorguard.client, behaviorguard.threat.v1.threat_service_pb2 as stubs
+import behaviorguard.client, behaviorguard.client.tokens, behaviorguard.threat.v1.threat_service_pb2 as stubs
 assert behaviorguard.client.__file__.startswith(sys.argv[1]), behaviorguard.client.__file__
 assert stubs.__file__.startswith(sys.argv[1]), stubs.__file__
 heavy = {"numpy", "servers", "infra", "pipeline", "protovalidate", "pydantic"} & set(sys.modules)
@@ -40,8 +40,10 @@ def test_the_wheel_stands_alone(tmp_path: Path) -> None:
         archive.extractall(unpacked)
         names = archive.namelist()
         (metadata,) = (name for name in names if name.endswith("METADATA"))
-        requires = re.findall(r"^Requires-Dist: ([\w-]+)", archive.read(metadata).decode(), re.MULTILINE)
-    assert sorted(requires) == ["googleapis-common-protos", "grpcio", "protobuf"]
+        stated = re.findall(r"^Requires-Dist: (.*)$", archive.read(metadata).decode(), re.MULTILINE)
+    always = [re.split(r"[^\w-]", each, maxsplit=1)[0] for each in stated if "extra ==" not in each]
+    assert sorted(always) == ["googleapis-common-protos", "grpcio", "protobuf"]
+    assert [each.partition("<")[0] for each in stated if "extra ==" in each] == ["cryptography"]
     assert "behaviorguard/client/py.typed" in names
     assert "behaviorguard/__init__.py" not in names
     run = subprocess.run(
