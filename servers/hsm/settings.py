@@ -59,7 +59,7 @@ class HsmSettings(MeshSettings):
     """Open channels of one caller; one more ends its oldest."""
     channel_seconds: float = Field(default=900.0, ge=1, le=86_400)
     """Life of a channel."""
-    shares_seconds: float = Field(default=600.0, ge=1, le=86_400)
+    shares_seconds: float = Field(default=600.0, gt=0, le=86_400)
     """How long shares that were given are kept while others are missing."""
     upkeep_seconds: float = Field(default=5.0, gt=0, le=3600)
     """Pause between two rounds of repairs, and of testing failed entropy sources again."""

@@ -82,12 +82,16 @@ class Upkeep:
         self._rounds += 1
 
     def _watch_entropy(self) -> None:
-        failed = frozenset(state.name for state in self._entropy.states() if not state.healthy)
+        failed = self._failing()
         for name in sorted(failed - self._failed):
             _log.error("an entropy source fails its health tests: no key is made", extra={"source": name})
             self._journal.append("entropy-failed", {"source": name})
-        for name in sorted(self._failed - failed):
-            self._journal.append("entropy-recovered", {"source": name})
-        self._failed = failed
         if failed:
             self._entropy.retest()
+        self._failed |= failed
+        for name in sorted(self._failed - self._failing()):
+            self._journal.append("entropy-recovered", {"source": name})
+            self._failed -= {name}
+
+    def _failing(self) -> frozenset[str]:
+        return frozenset(state.name for state in self._entropy.states() if not state.healthy)

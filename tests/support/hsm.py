@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import shutil
@@ -29,7 +30,7 @@ from servers.quantum.hsm import HSM_SERVICE, HsmClient
 from servers.quantum.ports import GeneratedKey, SealedItem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from servers.crypto.algorithms import Algorithm
 
@@ -145,6 +146,13 @@ def softhsm() -> dict[str, Any]:
     pin = home / "pin"
     pin.write_text(PIN + "\n")
     return {"hsm_backend": "pkcs11", "hsm_pkcs11_library": Path(SOFTHSM), "hsm_pin_file": pin}
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+    """Wait until something holds that only asking can tell."""
+    async with asyncio.timeout(within_s):
+        while not await condition():  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.01)
 
 
 def new_id() -> str:
