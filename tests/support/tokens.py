@@ -1,16 +1,19 @@
-"""Tokens without a service: an issuer whose keys are made from fixed seeds, and what stands in for the HSM."""
+"""Tokens without a service: an issuer whose keys are made from fixed seeds, and what stands in for the HSM; orders for
+tokens of a service."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from behaviorguard.client.tokens import ED_DSA, ML_DSA_65, TokenClaims, VerificationKeys, encode
+from behaviorguard.quantum.v1 import token_service_pb2 as pb
 from google.protobuf.json_format import MessageToDict
 
 from servers.crypto.algorithms import Algorithm
@@ -22,13 +25,14 @@ from servers.quantum.platform_keys import PlatformKey
 from servers.quantum.ports import Signed, SignItem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from servers.crypto.provider import SigningKey
     from servers.mesh.errors import MeshError
 
 NOW = 1_800_000_000
 AUDIENCE = "mobile"
+DEVICE = "phone-of-anna-77"
 USER = "3f0c9a52-6f0e-4a58-9b3f-1f5f4b8f7c11"
 SESSION = "b3c1a1de-53a1-4d0b-8a52-6a8c0bb2a6f0"
 ORGANIZATION = "00000000-0000-4000-8000-000000000001"
@@ -144,3 +148,30 @@ class LocalIssuer:
 def general(payload: str, signatures: Sequence[dict[str, str]], **more: Any) -> str:
     """JWS General JSON of any parts."""
     return json.dumps({"payload": payload, "signatures": list(signatures), **more}, separators=(",", ":"))
+
+
+def order(session_id: str = "", organization_id: str = ORGANIZATION, **changes: Any) -> pb.GenerateTokenRequest:
+    claims = pb.UserClaims(
+        organization_id=organization_id,
+        session_id=session_id or str(uuid.uuid4()),
+        audience=[AUDIENCE, "threat"],
+        roles=["member"],
+        authentication_methods=["pwd"],
+        device_id=DEVICE,
+    )
+    values: dict[str, Any] = {"user_id": USER, "claims": claims, "hybrid_mode": True}
+    return pb.GenerateTokenRequest(**(values | changes))
+
+
+def check(token: str, **changes: Any) -> pb.VerifyTokenRequest:
+    values: dict[str, Any] = {"token": token, "audience": AUDIENCE}
+    return pb.VerifyTokenRequest(**(values | changes))
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What `condition`, awaited, is once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := await condition()):
+        assert time.monotonic() < deadline, "did not happen in time"
+        await asyncio.sleep(0.005)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
@@ -38,33 +37,12 @@ from servers.quantum.jwks import TOKEN_SERVICE
 from servers.quantum.signatures import MESSAGE_CONTEXT
 from tests.support.mesh import reason_of, refused
 from tests.support.quantum import ORGANIZATION, StandInHsm, master_key, person, running_quantum, service_key
+from tests.support.tokens import AUDIENCE, DEVICE, USER, check, eventually, order
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from tests.support.quantum import QuantumStores, RunningQuantum
-
-USER = "3f0c9a52-6f0e-4a58-9b3f-1f5f4b8f7c11"
-AUDIENCE = "mobile"
-DEVICE = "phone-of-anna-77"
-
-
-def order(session_id: str = "", organization_id: str = ORGANIZATION, **changes: Any) -> pb.GenerateTokenRequest:
-    claims = pb.UserClaims(
-        organization_id=organization_id,
-        session_id=session_id or str(uuid.uuid4()),
-        audience=[AUDIENCE, "threat"],
-        roles=["member"],
-        authentication_methods=["pwd"],
-        device_id=DEVICE,
-    )
-    values: dict[str, Any] = {"user_id": USER, "claims": claims, "hybrid_mode": True}
-    return pb.GenerateTokenRequest(**(values | changes))
-
-
-def check(token: str, **changes: Any) -> pb.VerifyTokenRequest:
-    values: dict[str, Any] = {"token": token, "audience": AUDIENCE}
-    return pb.VerifyTokenRequest(**(values | changes))
 
 
 @dataclass
@@ -86,15 +64,6 @@ async def service(stage: Stage) -> AsyncIterator[RunningQuantum]:
     async with running_quantum(stage.stores, stage.hsm) as running:
         yield running
     stage.hsm.failure = None
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What `condition`, awaited, is once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := await condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        await asyncio.sleep(0.005)
-    return found
 
 
 def audit_of(stores: QuantumStores, rpc: str, since: datetime) -> list[dict[str, Any]]:
