@@ -92,7 +92,8 @@ def open_channel(
     inner = aio.secure_channel(target, credentials, options)
     speaks = settings.service_name in SPEAKERS
     conveyance = Conveyance(origin=speaks, person=speaks and not own_name)
-    return MeshChannel(inner, breaker or CircuitBreaker(service_name), settings.call_seconds, conveyance)
+    own_breaker = breaker or CircuitBreaker(service_name, retry_seconds=settings.breaker_seconds)
+    return MeshChannel(inner, own_breaker, settings.call_seconds, conveyance)
 
 
 def service_config(contract: Sequence[str]) -> dict[str, Any]:

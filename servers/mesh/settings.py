@@ -52,6 +52,9 @@ class MeshSettings(BaseSettings):
     call_seconds: float = Field(default=10.0, gt=0, le=600)
     """Deadline of an outgoing call that sets none."""
 
+    breaker_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """How long a workload that mostly fails is left alone before one call tries it again."""
+
     audit_target: str = ""
     """Where the audit trail is kept: the quantum service, "host:port". Audited calls then succeed only while it can be
     written. Empty writes their records to the log."""
