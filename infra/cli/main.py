@@ -22,9 +22,11 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "replay": ("infra.cli.replay:replay", "Play recorded sessions into the running system."),
     "watch": ("infra.cli.watch:watch", "Follow alerts live in the terminal."),
     "evaluate": ("infra.cli.evaluate:evaluate", "Measure detection on recordings."),
+    "keys": ("infra.cli.keys:keys", "Make, read, rotate and end post-quantum keys."),
     "tokens": ("infra.cli.tokens:tokens", "Issue, check and end tokens; sign messages."),
     "crypto": ("infra.cli.crypto:crypto", "Check the cryptographic primitives."),
     "hsm": ("infra.cli.hsm:hsm", "Open, close, back up and restore the HSM."),
+    "audit": ("infra.cli.audit:audit", "Read, export and check the audit trail."),
     "bench": ("infra.cli.bench:bench", "Measure speed."),
 }
 """Where each command lives and what it does, in the order of `--help`. Nothing is imported before it is needed."""

@@ -142,8 +142,8 @@ class AuditService(AuditServiceServicer):
         organization_id = call_context().audit.organization_id = _organization(request)
         place = max(1, request.first_sequence) - 1
         with _database():
-            await self._checkpoint_now(organization_id)
-            head = (await self._reader.heads([organization_id])).get(organization_id, 0)
+            head = await self._checkpoint_now(organization_id)
+            head = head or (await self._reader.heads([organization_id])).get(organization_id, 0)
         while place < head:
             with _database():
                 page = await self._reader.after(organization_id, place, head, _EXPORT_PAGE)
@@ -236,11 +236,12 @@ class AuditService(AuditServiceServicer):
             place = page[-1].sequence
         return found
 
-    async def _checkpoint_now(self, organization_id: str) -> None:
+    async def _checkpoint_now(self, organization_id: str) -> int:
         try:
-            await self._checkpoints.make(organization_id)
+            return await self._checkpoints.make(organization_id)
         except MeshError as error:  # a sealed HSM must not stand in the way of reading the trail
             _log.warning("an export ends without a checkpoint of now", extra={"cause": error.reason_name})
+            return 0
 
 
 def _organization(

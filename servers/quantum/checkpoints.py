@@ -135,15 +135,20 @@ class Checkpointer:
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._wake.set()
 
-    async def make(self, organization_id: str) -> None:
+    async def make(self, organization_id: str) -> int:
         """Make a chain's checkpoint now, when it has records that none covers.
+
+        Returns:
+            Place of the last record that a checkpoint then covers; 0 when it was made before.
 
         Raises:
             MeshError: the HSM cannot sign.
             psycopg.Error: the database is away.
         """
         for due in await self._reader.due(1, organization_id=organization_id):
-            await self._cover(due)
+            if await self._cover(due):
+                return due.head
+        return 0
 
     async def _pass(self, new: int) -> bool:
         """Cover every chain that is due; False when something failed and should be tried again soon."""
@@ -167,8 +172,8 @@ class Checkpointer:
                 yield due
             last = page[-1].organization_id
 
-    async def _cover(self, due: Due) -> None:
-        """Check and sign a chain up to its head, in steps that a proof can span."""
+    async def _cover(self, due: Due) -> bool:
+        """Check and sign a chain up to its head, in steps that a proof can span; False when it is broken."""
         place, digest = due.covered, due.covered_hash or FIRST_PREVIOUS
         try:
             while place < due.head:
@@ -178,6 +183,8 @@ class Checkpointer:
                 await self._sign(due.organization_id, place, digest)
         except ChainBrokenError as broken:
             await self._alarm(due.organization_id, broken.sequence)
+            return False
+        return True
 
     async def _checked(self, organization_id: str, place: int, digest: bytes, upto: int) -> bytes:
         """The hash of the record at `upto`, after every record from `place` on was found to be in order."""

@@ -238,7 +238,7 @@ async def test_a_follower_misses_nothing_across_connections(
 
 
 async def test_a_follower_that_is_too_slow_is_told_to_resume(
-    stores: QuantumStores, hsm: StandInHsm, organization: str
+    stores: QuantumStores, hsm: StandInHsm, trails: Trails, organization: str
 ) -> None:
     async with running_quantum(stores, hsm, watch_lag=50) as running:
         who = person(organization)
@@ -247,16 +247,15 @@ async def test_a_follower_that_is_too_slow_is_told_to_resume(
         await fill(running, organization, 1)
         [live] = await take(following, 1)
         # Far more than what the connection's windows hold: the server waits for its reader.
-        stub = running.audit("threat")
-        big = append(organization, user_agent="x" * 500)
-        for _ in range(4):
-            await asyncio.gather(*(stub.AppendAuditRecord(big, timeout=5) for _ in range(100)))
+        async with trails() as trail:
+            big = {"text": "x" * 4000}
+            await asyncio.gather(*(trail.commit(entry(organization, data=big)) for _ in range(1500)))
         seen = [live]
         async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED), asyncio.timeout(10):
             while True:
                 seen.append(await following.read())
         last = seen[-1]
-        assert len(seen) < 400
+        assert len(seen) < 1500
         resumed = running.audit("gateway").WatchAuditRecords(
             pb.WatchAuditRecordsRequest(resume_token=last.resume_token), metadata=who
         )
