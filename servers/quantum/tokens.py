@@ -238,6 +238,11 @@ class Tokens:
 
 
 def _signature(result: Signed | MeshError) -> Signed:
-    if isinstance(result, MeshError):
-        raise result
-    return result
+    if not isinstance(result, MeshError):
+        return result
+    if result.reason == ErrorReason.ERROR_REASON_NOT_FOUND:
+        # Somebody revoked the platform's key, and this process is about to hear of it.
+        raise MeshError(
+            ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE, "the signing key is being replaced", retry_after_s=0.5
+        )
+    raise result

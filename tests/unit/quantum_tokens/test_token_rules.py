@@ -215,14 +215,25 @@ async def test_keys_that_cannot_be_read_are_unavailable(stage: Stage) -> None:
     assert refusal.value.reason == ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE
 
 
-async def test_a_sealed_hsm_refuses_the_whole_token(stage: Stage) -> None:
-    async def sealed(items: Sequence[SignItem]) -> list[Signed | MeshError]:
-        return [MeshError(ErrorReason.ERROR_REASON_HSM_SEALED, "sealed") for _ in items]
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (ErrorReason.ERROR_REASON_HSM_SEALED, ErrorReason.ERROR_REASON_HSM_SEALED),
+        (ErrorReason.ERROR_REASON_NOT_FOUND, ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE),
+    ],
+)
+async def test_an_hsm_that_does_not_sign_refuses_the_whole_token(
+    stage: Stage, reason: ErrorReason.ValueType, told: ErrorReason.ValueType
+) -> None:
+    sign_many = stage.issuer.sign_many
 
-    stage.issuer.sign_many = sealed  # type: ignore[method-assign]  # fails
+    async def last_fails(items: Sequence[SignItem]) -> list[Signed | MeshError]:
+        return [*(await sign_many(items))[:-1], MeshError(reason, "no")]
+
+    stage.issuer.sign_many = last_fails  # type: ignore[method-assign]  # fails
     with pytest.raises(MeshError) as refusal:
         await stage.tokens.issue(ORDER)
-    assert refusal.value.reason == ErrorReason.ERROR_REASON_HSM_SEALED
+    assert refusal.value.reason == told
 
 
 async def test_many_are_checked_together_and_none_is_mixed_up(stage: Stage) -> None:
