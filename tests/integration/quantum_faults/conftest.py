@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.hsm import HsmRig
 from tests.support.quantum import QuantumStores
 
 if TYPE_CHECKING:
@@ -17,3 +18,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def stores(database_server: DatabaseServer, quantum_dsn: str, redis_url: str, pki: Path) -> QuantumStores:
     return QuantumStores.of(database_server, quantum_dsn, redis_url, pki)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, pki: Path) -> HsmRig:
+    """Three empty modules and the software store."""
+    return HsmRig(tmp_path / "hsm", pki)
