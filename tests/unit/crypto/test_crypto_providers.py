@@ -232,3 +232,46 @@ assert "oqs" not in sys.modules
     folder = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+fuzz = settings(max_examples=40, deadline=None)
+algorithms = st.sampled_from(list(Algorithm))
+
+
+def _bytes_near(data: st.DataObject, size: int) -> bytes:
+    """Any bytes, mostly of the right size or next to it."""
+    return data.draw(st.one_of(st.binary(max_size=64), st.integers(-1, 1).map(lambda more: os.urandom(size + more))))
+
+
+@fuzz
+@given(algorithm=algorithms, data=st.data())
+def test_any_bytes_are_a_key_or_a_typed_error(algorithm: Algorithm, data: st.DataObject) -> None:
+    provider, sizes = CryptographyProvider(), algorithm.parameters
+    seed, raw = _bytes_near(data, sizes.seed_size), _bytes_near(data, sizes.public_key_size)
+    try:
+        assert len(provider.private_key(algorithm, seed).public_bytes) == sizes.public_key_size
+    except KeyMaterialError:
+        assert len(seed) != sizes.seed_size
+    with suppress(KeyMaterialError):
+        assert provider.public_key(algorithm, raw).public_bytes == raw
+
+
+@fuzz
+@given(algorithm=st.sampled_from(KEMS), data=st.data())
+def test_any_ciphertext_is_a_secret_or_a_typed_error(algorithm: Algorithm, data: st.DataObject) -> None:
+    ciphertext = _bytes_near(data, algorithm.parameters.output_size)
+    key = CryptographyProvider().kem_private_key(algorithm, bytes(algorithm.parameters.seed_size))
+    try:
+        assert len(key.decapsulate(ciphertext)) == SHARED_SECRET_SIZE
+    except CiphertextError:
+        assert len(ciphertext) != algorithm.parameters.output_size
+
+
+@fuzz
+@given(algorithm=st.sampled_from(SIGNATURES), message=st.binary(max_size=100), data=st.data())
+def test_any_signature_is_true_or_false(algorithm: Algorithm, message: bytes, data: st.DataObject) -> None:
+    provider = CryptographyProvider()
+    key = provider.signing_key(algorithm, bytes(32))
+    context = b"" if algorithm is Algorithm.ED25519 else data.draw(st.binary(max_size=300))
+    signature = _bytes_near(data, algorithm.parameters.output_size)
+    assert provider.verifying_key(algorithm, key.public_bytes).verify(message, signature, context) is False
