@@ -31,11 +31,13 @@ from servers.quantum.key_store import KeyStore
 from servers.quantum.platform_keys import PlatformKeys
 from servers.quantum.recording import CallRecorder, OwnRecorder
 from servers.quantum.rotation import HsmWatch, KeyUpkeep, UpkeepParts
+from servers.quantum.security_events import SecurityEvents
 from servers.quantum.settings import QuantumSettings
 from servers.quantum.template_service import TemplateService
 from servers.quantum.templates import Templates
 from servers.quantum.token_app import token_service
 from servers.quantum.use_limits import UseLimits
+from servers.quantum.violations import Violations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +66,7 @@ class Core:
     trail: AuditTrail
     store: KeyStore
     ring: KeyRing
+    violations: Violations
     cache: KeyCache
     keeper: KeyKeeper
     """Records in the name of the call."""
@@ -94,7 +97,8 @@ async def quantum_app(
         tasks = TaskOwner()
         stack.push_async_callback(tasks.stop)
         _start(core, tasks)
-        tokens = token_service(core, tasks, stack)
+        telemetry = Telemetry(settings)
+        tokens = token_service(core, tasks, stack, telemetry)
         yield MeshServer(
             settings,
             [
@@ -111,7 +115,7 @@ async def quantum_app(
                 ],
                 interval_seconds=settings.health_interval_seconds,
             ),
-            telemetry=Telemetry(settings),
+            telemetry=telemetry,
             limiter=limiter,
             tasks=tasks,
             audit=TrailAudit(core.trail),
@@ -127,12 +131,14 @@ async def _core(settings: QuantumSettings, stack: AsyncExitStack, hsm: Hsm | Non
     hsm = hsm or _hsm(settings, provider, stack)
     trail = audit_trail(settings)
     store = KeyStore(pool)
+    violations = Violations(store, SecurityEvents(pool))
     ring = KeyRing(
         store,
         provider,
         dsn,
         capacity=settings.keys_held,
         believed_s=settings.keys_believed_seconds,
+        on_missing=violations.suspect,
     )
     cache = KeyCache(settings.redis_url.get_secret_value())
     stack.push_async_callback(cache.close)
@@ -144,6 +150,7 @@ async def _core(settings: QuantumSettings, stack: AsyncExitStack, hsm: Hsm | Non
         trail=trail,
         store=store,
         ring=ring,
+        violations=violations,
         cache=cache,
         keeper=KeyKeeper(store, hsm, ring, cache, CallRecorder(trail)),
         own_keeper=own_keeper,
@@ -184,6 +191,7 @@ def _start(core: Core, tasks: TaskOwner) -> None:
     )
     watch = HsmWatch(core.hsm, core.cache, uuid.uuid4().hex, every_s=_HSM_SECONDS)
     tasks.start("audit trail", core.trail.run, budget=budget)
+    tasks.start("violations", core.violations.run, budget=budget)
     tasks.start("key notifications", core.ring.run, budget=budget)
     tasks.start("redis keys", core.cache.run, budget=budget)
     tasks.start("key upkeep", upkeep.run, budget=budget)
@@ -192,7 +200,7 @@ def _start(core: Core, tasks: TaskOwner) -> None:
 
 def _bindings(core: Core) -> list[ServiceBinding]:
     templates = Templates(core.ring, core.hsm, core.limits, core.cache)
-    keys = KeyService(KeyParts(core.keeper, core.store, core.ring, templates))
+    keys = KeyService(KeyParts(core.keeper, core.store, core.violations, templates))
     return [
         ServiceBinding(KEYS, add_KeyServiceServicer_to_server, keys),
         ServiceBinding(TEMPLATES, add_TemplateServiceServicer_to_server, TemplateService(templates)),

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from servers.mesh.tasks import TaskOwner
+    from servers.mesh.telemetry import Telemetry
     from servers.quantum.app import Core
 
 
-def token_service(core: Core, tasks: TaskOwner, stack: AsyncExitStack) -> TokenService:
+def token_service(core: Core, tasks: TaskOwner, stack: AsyncExitStack, telemetry: Telemetry) -> TokenService:
     """The service, its background work started.
 
     Args:
         core: what the services share.
         tasks: owner of the background work.
         stack: closes what is opened here.
+        telemetry: shows what operators watch.
     """
     settings = core.settings
     dsn = settings.postgres_dsn.get_secret_value()
@@ -38,6 +40,16 @@ def token_service(core: Core, tasks: TaskOwner, stack: AsyncExitStack) -> TokenS
     budget = RestartBudget(restarts=5)
     tasks.start("revocations", revocations.run, budget=budget)
     tasks.start("old revocations", revocations.forget, budget=budget)
+    gauges = {
+        "revocations_held": ("Ended sessions in memory.", lambda: float(len(revocations))),
+        "revocations_in_memory": (
+            "0 while each check of a token asks the database for revocations.",
+            lambda: float(revocations.in_memory),
+        ),
+        "signatures_waiting": ("Signatures that wait to be checked.", lambda: float(verifier.waiting)),
+    }
+    for name, (description, read) in gauges.items():
+        telemetry.gauge(f"behaviorguard.quantum.{name}", "1", description, read)
     return TokenService(
         TokenParts(
             tokens=Tokens(
