@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 
 from servers.mesh.errors import ErrorReason, FieldProblem, MeshError
 from servers.quantum import key_changes
-from servers.quantum.key_ring import database, key_revoked, no_such_key
+from servers.quantum.key_ring import database, key_revoked
 from servers.quantum.key_rows import OwnedKey
 from servers.quantum.keys import Key, KeyPurpose, KeyStatus, KeyType, NewKey, ends_at, purpose_of
 from servers.quantum.recording import Action
@@ -232,19 +232,6 @@ class KeyKeeper:
     def _changed(self, key: Key) -> None:
         self._ring.drop(key.organization_id, key.key_id)
         self._cache.put(key)
-
-
-async def existing(store: KeyStore, owned: OwnedKey) -> Key:
-    """A key as the database has it now, not as the ring remembers it.
-
-    Raises:
-        MeshError: NOT_FOUND, DEPENDENCY_UNAVAILABLE.
-    """
-    with database():
-        key = await store.get(owned.organization_id, owned.key_id)
-    if key is None:
-        raise no_such_key()
-    return key
 
 
 def wrong_field(field: str, description: str) -> MeshError:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -50,9 +50,6 @@ class KeySource(Protocol):
     async def newest(self, organization_id: str, key_type: KeyType, algorithm: Algorithm | None) -> Key | None:
         """The newest active key of a kind."""
 
-    async def belongs_to_another(self, organization_id: str, key_id: str) -> bool:
-        """True when the key exists in another organisation."""
-
 
 class HeldKey:
     """A key with its newest version's public half parsed, once."""
@@ -89,7 +86,7 @@ class KeyRing:
         *,
         capacity: int = 4096,
         believed_s: float = 5.0,
-        on_violation: Callable[[str, str], Awaitable[None]] | None = None,
+        on_missing: Callable[[str, str], None] = lambda _organization, _key: None,
     ) -> None:
         """Set the ring up; `run` must run beside it.
 
@@ -99,14 +96,14 @@ class KeyRing:
             dsn: for the connection that hears notifications.
             capacity: keys held at most.
             believed_s: how long an entry is believed, seconds.
-            on_violation: told (organisation, key id) when somebody asks for another organisation's key.
+            on_missing: told (organisation, key id) when somebody asks for a key that the organisation does not have.
         """
         self._source = source
         self._provider = provider
         self._dsn = dsn
         self._capacity = capacity
         self._believed_s = believed_s
-        self._on_violation = on_violation
+        self._on_missing = on_missing
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._locks = [asyncio.Lock() for _ in range(_LOCKS)]
         self._changes = 0
@@ -124,15 +121,17 @@ class KeyRing:
             MeshError: NOT_FOUND, also for another organisation's key; DEPENDENCY_UNAVAILABLE.
         """
         key_id = key_id.lower()
-        held = await self._find((organization_id, key_id), lambda: self._source.get(organization_id, key_id))
+        held = await self.find(organization_id, key_id)
         if held is None:
-            await self.report_violation(organization_id, key_id)
             raise no_such_key()
         return held
 
     async def find(self, organization_id: str, key_id: str) -> HeldKey | None:
         """As `get`; None when the organisation has no such key."""
-        return await self._find((organization_id, key_id), lambda: self._source.get(organization_id, key_id))
+        held = await self._find((organization_id, key_id), lambda: self._source.get(organization_id, key_id))
+        if held is None:
+            self._on_missing(organization_id, key_id)
+        return held
 
     async def newest_service_key(self, organization_id: str, algorithm: Algorithm) -> HeldKey:
         """The newest active service key for an algorithm.
@@ -230,16 +229,6 @@ class KeyRing:
             while len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)
         return held
-
-    async def report_violation(self, organization_id: str, key_id: str) -> None:
-        """Tell the guards when a key that the organisation does not have is another one's; never the caller."""
-        if self._on_violation is None:
-            return
-        with database():
-            violation = await self._source.belongs_to_another(organization_id, key_id)
-        if violation:
-            with suppress(MeshError):  # the refusal stands, told or not
-                await self._on_violation(organization_id, key_id)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from servers.crypto.errors import SecurityLevelError, UnsupportedAlgorithmError
 from servers.mesh.context import CallContext, call_context
 from servers.mesh.errors import ErrorReason, MeshError
 from servers.quantum.key_changes import KeyChanges
-from servers.quantum.key_keeper import existing
 from servers.quantum.key_messages import KEY_TYPES, PURPOSES, STATUSES, fill, key_message, moment_of, version_message
-from servers.quantum.key_ring import database
+from servers.quantum.key_ring import database, no_such_key
 from servers.quantum.key_rows import OwnedKey
 from servers.quantum.key_store import KeyFilter, PageStart
 from servers.quantum.keys import DEFAULT_LIFETIME_DAYS, KeyRuleError, KeyStatus, NewKey, require_purpose
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from grpc import aio
 
     from servers.quantum.key_keeper import KeyKeeper
-    from servers.quantum.key_ring import KeyRing
     from servers.quantum.key_store import KeyStore
     from servers.quantum.keys import Key
     from servers.quantum.templates import Templates
+    from servers.quantum.violations import Violations
 
     Context = aio.ServicerContext[Any, Any]
 
@@ -42,7 +41,7 @@ class KeyParts:
 
     keeper: KeyKeeper
     store: KeyStore
-    ring: KeyRing
+    violations: Violations
     templates: Templates
 
 
@@ -52,7 +51,7 @@ class KeyService(KeyServiceServicer):
     def __init__(self, parts: KeyParts) -> None:
         self._keeper = parts.keeper
         self._store = parts.store
-        self._ring = parts.ring
+        self._violations = parts.violations
         self._templates = parts.templates
 
     async def GenerateKey(  # noqa: N802 - gRPC's names are the contract's
@@ -165,19 +164,17 @@ class KeyService(KeyServiceServicer):
         call = call_context()
         call.audit.key_id = key_id.lower()
         owned = OwnedKey(call.organization_id.lower(), key_id.lower())
-        try:
-            return await existing(self._store, owned)
-        except MeshError as error:
-            if error.reason == ErrorReason.ERROR_REASON_NOT_FOUND:
-                await self._ring.report_violation(owned.organization_id, owned.key_id)
-            raise
+        with database():
+            key = await self._store.get(owned.organization_id, owned.key_id)
+        if key is None:
+            self._violations.suspect(owned.organization_id, owned.key_id)
+            raise no_such_key()
+        return key
 
 
 def _own_organization(call: CallContext, organization_id: str) -> None:
     if organization_id.lower() != call.organization_id.lower():
-        raise MeshError(
-            ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "the request names another organisation than the caller's"
-        )
+        raise MeshError(ErrorReason.ERROR_REASON_SCOPE_NOT_ALLOWED, "the request names another organisation")
 
 
 def _order(request: pb.GenerateKeyRequest, organization_id: str) -> NewKey:

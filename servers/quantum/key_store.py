@@ -109,14 +109,14 @@ class KeyStore:
         )
         return [listed_key(row) for row in rows]
 
-    async def belongs_to_another(self, organization_id: str, key_id: str) -> bool:
-        """True when the key exists, but not in this organisation. For the guards, never for the caller."""
+    async def owner(self, key_id: str, organization_id: str) -> str | None:
+        """The organisation that has the key, when it is another one. For the guards, never for the caller."""
         rows = await self._rows(
-            "SELECT 1 AS found FROM quantum_keys.quantum_key_store WHERE key_id = %(key)s"
+            "SELECT organization_id::text AS owner FROM quantum_keys.quantum_key_store WHERE key_id = %(key)s"
             " AND organization_id <> %(organization)s",
             {"organization": organization_id, "key": key_id},
         )
-        return bool(rows)
+        return str(rows[0]["owner"]) if rows else None
 
     async def claim_uses(self, key: OwnedKey, version: int, need: int, want: int) -> int:
         """Take uses of a key's newest version for this process, for good.

@@ -13,6 +13,7 @@ from psycopg import errors
 
 from tests.support.mesh import reason_of, refused
 from tests.support.quantum import ORGANIZATION, Admin, master_key, person, running_quantum, service_key
+from tests.support.threat import eventually
 
 if TYPE_CHECKING:
     from tests.support.quantum import QuantumStores
@@ -45,6 +46,10 @@ async def test_another_organisations_key_is_not_there(stores: QuantumStores) -> 
             assert reason_of(caught[0]) == "ERROR_REASON_NOT_FOUND"
         assert not (await thief.ListKeys(pb.ListKeysRequest())).keys
         before = await owner.key(made.key_id)
+        # The owner is told, once; the one who asked is not.
+        told = await eventually(lambda: events(stores, owner.organization))
+        assert told == [("organization_violation", "high", made.key_id)]
+        assert events(stores, thief.organization) == []
     assert before.version == 1
     assert before.HasField("uses_left") is False
     # Each attempt is in the trail of whoever tried, never in the owner's.
@@ -56,6 +61,14 @@ async def test_another_organisations_key_is_not_there(stores: QuantumStores) -> 
         "SELECT count(*) FROM quantum_audit.quantum_operations_log WHERE organization_id = %s AND result = 'failure'",
         owner.organization,
     ) == [(0,)]
+
+
+def events(stores: QuantumStores, organization: str) -> list[Any]:
+    return stores.rows(
+        "SELECT event_type::text, severity::text, key_id::text FROM quantum_security.security_events"
+        " WHERE organization_id = %s",
+        organization,
+    )
 
 
 async def test_a_request_that_names_another_organisation_is_refused(stores: QuantumStores) -> None:
