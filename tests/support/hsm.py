@@ -6,19 +6,21 @@ import asyncio
 import atexit
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 from infra import pki
-from infra.hsm import HsmOperator, hsm_operator
+from infra.hsm import HsmOperator, ensure_unsealed, hsm_operator
 from servers.crypto.provider import provider_named
 from servers.crypto.sealing import seal
 from servers.hsm.app import hsm_app
@@ -88,15 +90,9 @@ class RunningHsm:
 
     async def client(self, caller: str = "quantum", **changes: Any) -> HsmClient:
         """Call it as the quantum service does."""
-        identity = pki.issue(self.rig.pki, caller)
-        settings = MeshSettings(
-            service_name=caller,
-            tls_ca=identity.ca,
-            tls_cert=identity.cert,
-            tls_key=identity.key,
-            max_message_bytes=8 * 1024 * 1024,
+        channel = open_channel(
+            mesh_settings(self.rig.pki, caller), f"127.0.0.1:{self.port}", "hsm", contract=(HSM_SERVICE,)
         )
-        channel = open_channel(settings, f"127.0.0.1:{self.port}", "hsm", contract=(HSM_SERVICE,))
         self._stack.push_async_callback(channel.close)
         client = HsmClient(channel, provider_named("cryptography"), caller=caller, **changes)
         self._stack.push_async_callback(client.close)
@@ -167,3 +163,69 @@ def sealed_for(
     public = provider_named("cryptography").kem_public_key(algorithm, made.public_key)
     box = seal(public, INFO, b"bound", plaintext)
     return SealedItem(made.key_handle, organization_id, box.kem_ciphertext, INFO, box.nonce, box.ciphertext, b"bound")
+
+
+class HsmProcess:
+    """The HSM as a process of its own, which tests kill."""
+
+    def __init__(self, rig: HsmRig, port: int, **environment: str) -> None:
+        self.rig = rig
+        self.target = f"127.0.0.1:{port}"
+        self._environment = {
+            **os.environ,
+            **pki.issue(rig.pki, "hsm").environment(),
+            "BEHAVIORGUARD_PORT": str(port),
+            "BEHAVIORGUARD_HSM_MODULES": ",".join(str(folder) for folder in rig.modules),
+            **environment,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.end()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it; it is not ready yet."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "servers.hsm"], env=self._environment, stdout=subprocess.DEVNULL
+        )
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End it with a signal; returns its exit status."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(20)
+
+    @asynccontextmanager
+    async def calls(self) -> AsyncIterator[tuple[HsmOperator, HsmClient]]:
+        """The operator and the quantum service, once it is unsealed."""
+        async with AsyncExitStack() as stack:
+            identity = pki.issue(self.rig.pki, "operator")
+            operator = await stack.enter_async_context(hsm_operator(self.target, identity))
+            await ensure_unsealed(operator, self.rig.folder / "share", within_seconds=20)
+            channel = open_channel(mesh_settings(self.rig.pki, "quantum"), self.target, "hsm", contract=(HSM_SERVICE,))
+            stack.push_async_callback(channel.close)
+            client = HsmClient(channel, provider_named("cryptography"), seconds=5.0)
+            stack.push_async_callback(client.close)
+            yield operator, client
+
+
+def mesh_settings(folder: Path, caller: str) -> MeshSettings:
+    """Settings with which a workload opens channels."""
+    identity = pki.issue(folder, caller)
+    return MeshSettings(
+        service_name=caller,
+        tls_ca=identity.ca,
+        tls_cert=identity.cert,
+        tls_key=identity.key,
+        max_message_bytes=8 * 1024 * 1024,
+    )
