@@ -16,6 +16,7 @@ Pool = AsyncConnectionPool[Connection]
 
 CONNECT_SECONDS: Final = 5
 _POOL_WAIT_SECONDS: Final = 5.0
+_RECONNECT_SECONDS: Final = 2.0
 _STATEMENT_MS: Final = 10_000
 _OPTIONS: Final = f"-c timezone=UTC -c statement_timeout={_STATEMENT_MS}"
 
@@ -30,6 +31,8 @@ def make_pool(dsn: str, *, connections: int) -> Pool:
         min_size=2,
         max_size=connections,
         timeout=_POOL_WAIT_SECONDS,
+        # The pool's own attempts back off to minutes; given up early, the next call that needs a connection tries.
+        reconnect_timeout=_RECONNECT_SECONDS,
         open=False,
         name="quantum",
         kwargs={
