@@ -15,7 +15,7 @@ Connection = AsyncConnection[dict[str, Any]]
 Pool = AsyncConnectionPool[Connection]
 
 CONNECT_SECONDS: Final = 5
-_POOL_WAIT_SECONDS: Final = 5.0
+_POOL_WAIT_SECONDS: Final = 2.0
 _RECONNECT_SECONDS: Final = 2.0
 _STATEMENT_MS: Final = 10_000
 _OPTIONS: Final = f"-c timezone=UTC -c statement_timeout={_STATEMENT_MS}"
@@ -24,7 +24,7 @@ _OPTIONS: Final = f"-c timezone=UTC -c statement_timeout={_STATEMENT_MS}"
 def make_pool(dsn: str, *, connections: int) -> Pool:
     """A pool of connections with rows as dictionaries, each statement a transaction of its own unless one is begun.
 
-    Open and close it. Whoever takes a connection may get `psycopg_pool.PoolTimeout` after 5 s.
+    Open and close it. Whoever takes a connection may get `psycopg_pool.PoolTimeout` after 2 s.
     """
     return AsyncConnectionPool(
         dsn,
