@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from behaviorguard.client.tokens import CLASSICAL_TYPE, ED_DSA, HYBRID_TYPE, ML_DSA_65, encode
+from behaviorguard.client.tokens import CLASSICAL_TYPE, ED_DSA, HYBRID_TYPE, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from behaviorguard.client.tokens import TokenClaims
 
@@ -54,17 +54,17 @@ def signing_input(header: str, payload: str) -> bytes:
     return f"{header}.{payload}".encode("ascii")
 
 
-def hybrid_token(payload: str, headers: Mapping[str, str], signatures: Mapping[str, bytes]) -> str:
-    """The hybrid token: JWS General JSON (RFC 7515 section 7.2.1), EdDSA first, without white space.
+def hybrid_token(payload: str, headers: Sequence[str], signatures: Sequence[bytes]) -> str:
+    """The hybrid token: JWS General JSON (RFC 7515 section 7.2.1) without white space.
 
     Args:
         payload: of `claims_payload`.
-        headers: by algorithm, of `hybrid_header`.
-        signatures: by algorithm.
+        headers: of `hybrid_header`, EdDSA's and ML-DSA-65's.
+        signatures: theirs, in the same order.
     """
     signed = [
-        {"protected": headers[algorithm], "signature": encode(signatures[algorithm])}
-        for algorithm in (ED_DSA, ML_DSA_65)
+        {"protected": header, "signature": encode(signature)}
+        for header, signature in zip(headers, signatures, strict=True)
     ]
     return json.dumps({"payload": payload, "signatures": signed}, separators=_SEPARATORS)
 

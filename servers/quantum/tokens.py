@@ -148,33 +148,22 @@ class Tokens:
         quantum_key = await self._keys.signing(Algorithm.ML_DSA_65) if order.hybrid else None
         claims = self._claims(order)
         payload = jws.claims_payload(claims)
-        headers = [jws.classical_header(kid_of(classical_key))]
-        keys = [classical_key]
+        parts = [(jws.classical_header(kid_of(classical_key)), classical_key)]
         if quantum_key is not None:
-            headers += [
-                jws.hybrid_header(ED_DSA, kid_of(classical_key)),
-                jws.hybrid_header(ML_DSA_65, kid_of(quantum_key)),
+            parts += [
+                (jws.hybrid_header(ED_DSA, kid_of(classical_key)), classical_key),
+                (jws.hybrid_header(ML_DSA_65, kid_of(quantum_key)), quantum_key),
             ]
-            keys += [classical_key, quantum_key]
-        inputs = [jws.signing_input(header, payload) for header in headers]
-        items = [
-            SignItem(key.key_handle, key.organization_id, message) for key, message in zip(keys, inputs, strict=True)
-        ]
-        signed = [_signature(result) for result in await self._hsm.sign_many(items)]
-        hybrid = ""
-        if quantum_key is not None:
-            hybrid = jws.hybrid_token(
-                payload,
-                {ED_DSA: headers[1], ML_DSA_65: headers[2]},
-                {ED_DSA: signed[1].signature, ML_DSA_65: signed[2].signature},
-            )
+        headers = [header for header, _ in parts]
+        signed = await self._sign(parts, payload)
+        signatures = [each.signature for each in signed]
         return Issued(
             token_id=claims.token_id,
             expires_in_s=order.lifetime_s,
-            classical=jws.classical_token(payload, headers[0], signed[0].signature),
-            hybrid=hybrid,
+            classical=jws.classical_token(payload, headers[0], signatures[0]),
+            hybrid=jws.hybrid_token(payload, headers[1:], signatures[1:]) if quantum_key is not None else "",
             quantum_key=quantum_key,
-            quantum_signature=signed[-1].signature if quantum_key is not None else b"",
+            quantum_signature=signatures[2] if quantum_key is not None else b"",
             signed_at=datetime.fromtimestamp(claims.issued_at, UTC),
             operation_id=signed[0].operation_id,
         )
@@ -209,6 +198,13 @@ class Tokens:
         if await self._sessions.ended(claims.organization_id, claims.session_id):
             return Verdict(TokenProblem.REVOKED)
         return Verdict(None, claims, quantum_secured=signed.kind is TokenKind.HYBRID)
+
+    async def _sign(self, parts: Sequence[tuple[str, PlatformKey]], payload: str) -> list[Signed]:
+        """The signatures of all parts, by one request to the HSM."""
+        items = [
+            SignItem(key.key_handle, key.organization_id, jws.signing_input(header, payload)) for header, key in parts
+        ]
+        return [_signature(result) for result in await self._hsm.sign_many(items)]
 
     async def _signatures_hold(self, signed: SignedToken) -> bool:
         checks = []

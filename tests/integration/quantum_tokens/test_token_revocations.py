@@ -84,10 +84,10 @@ async def test_a_revocation_reaches_other_processes_in_memory(service_dsn: str) 
     session = str(uuid.uuid4())
     async with process(service_dsn) as one, process(service_dsn) as two:
         assert not await two.view.ended(ORGANIZATION, session)
+        before = len(two.view)
         revoked = await one.revoke(session)
         one.view.learn(revoked)
         assert await one.view.ended(ORGANIZATION, session)
-        before = len(two.view)
         await until(lambda: len(two.view) > before)
         assert two.view.in_memory
         assert await two.view.ended(ORGANIZATION, session)
