@@ -148,8 +148,7 @@ def main() -> None:
     asked = parser.parse_args()
     results = []
     for dsn in database():
-        for writers in asked.writers:
-            results.append(uvloop.run(measure(dsn, Run(writers, asked.seconds, asked.profile))))
+        results += [uvloop.run(measure(dsn, Run(each, asked.seconds, asked.profile))) for each in asked.writers]
     results.append(measure_verify())
     for result in results:
         print(json.dumps(result) if asked.json else "  ".join(f"{name} {value}" for name, value in result.items()))  # noqa: T201 -- a command
