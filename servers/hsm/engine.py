@@ -189,7 +189,7 @@ class Engine:
     def seal_restored(self, header: Header, seed: bytearray, unlocked: Unlocked) -> SealedSeed | None:
         """Seal a seed from a backup anew; None when it is not the key that its header says."""
         try:
-            private = self._provider.private_key(Algorithm(header.algorithm), bytes(seed))
+            private = self._key(Algorithm(header.algorithm), seed)
         except ValueError:  # CryptoError, or no such algorithm
             return None
         if _public_hash(private.public_bytes) != header.public_key_hash:
@@ -209,7 +209,7 @@ class Engine:
     def _make(self, order: KeyOrder, unlocked: Unlocked, said: dict[str, Value]) -> MadeKey:
         drawn = self._entropy.draw(order.algorithm.parameters.seed_size, order.sources)
         try:
-            private = self._provider.private_key(order.algorithm, bytes(drawn.seed))
+            private = self._key(order.algorithm, drawn.seed)
             public = private.public_bytes
             made_at = datetime.now(UTC)
             header = Header(
@@ -270,11 +270,16 @@ class Engine:
     def _open(self, stored: StoredKey, unlocked: Unlocked) -> tuple[Header, KemPrivateKey | SigningKey]:
         header, seed = self._store.open(stored, unlocked.master)
         try:
-            private = self._provider.private_key(Algorithm(header.algorithm), bytes(seed))
+            private = self._key(Algorithm(header.algorithm), seed)
         finally:
             overwrite(seed)
         self._keep(unlocked, stored.handle, private)
         return header, private
+
+    def _key(self, algorithm: Algorithm, seed: bytearray) -> KemPrivateKey | SigningKey:
+        # `cryptography` reads the seed where it is; liboqs takes bytes alone, a copy that nobody can overwrite.
+        in_place = self._provider.name == "cryptography"
+        return self._provider.private_key(algorithm, cast("bytes", seed) if in_place else bytes(seed))
 
     def _keep(self, unlocked: Unlocked, handle: str, private: KemPrivateKey | SigningKey) -> None:
         with self._state:
@@ -288,7 +293,7 @@ class Engine:
         except (ReplicasDamagedError, DamagedError):
             return False
         try:
-            private = self._provider.private_key(Algorithm(header.algorithm), bytes(seed))
+            private = self._key(Algorithm(header.algorithm), seed)
         except ValueError:
             return False
         finally:
