@@ -34,7 +34,14 @@ expects thousands of those a minute."""
 _HOURS_BELIEVED_S: Final = 30.0
 _REMEMBERED: Final = 10_000
 _ANOTHER_ORGANIZATION: Final = "ERROR_REASON_SCOPE_NOT_ALLOWED: the request names another organisation"
-_ENTROPY_FAILED: Final = "ERROR_REASON_ENTROPY_FAILED"
+_REASONS: Final[Mapping[str, str]] = {"ERROR_REASON_ENTROPY_FAILED": "entropy_failure"}
+"""Reasons of failures that are security events, whoever reports them."""
+_HSM_REASONS: Final[Mapping[str, str]] = {
+    "REPLICA_REPAIRED": "replica_repaired",
+    "HSM_TOKEN_REPLAY": "hsm_token_replay",
+}
+"""What only the HSM's own records say."""
+_HSM: Final = "hsm"
 
 _COUNT: Final = """
 SELECT count(*), (SELECT max(e.event_timestamp) FROM quantum_security.security_events e
@@ -173,11 +180,13 @@ def _over(threshold: Threshold, record: Record, count: int) -> Finding:
 def _of_its_reason(record: Record) -> Finding | None:
     """What a refusal itself gives rise to, once an hour for each person or service."""
     details = record["error_details"]
-    if details == _ANOTHER_ORGANIZATION:
-        kind = "organization_violation"
-    elif details.startswith(_ENTROPY_FAILED):
-        kind = "entropy_failure"
-    else:
+    if not details:
+        return None
+    reason = details.partition(":")[0]
+    kind = "organization_violation" if details == _ANOTHER_ORGANIZATION else _REASONS.get(reason)
+    if kind is None and record["service_id"] == _HSM:
+        kind = _HSM_REASONS.get(reason)
+    if kind is None:
         return None
     at = _moment(record)
     who = record["user_id"] or record["service_id"]

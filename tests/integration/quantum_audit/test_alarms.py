@@ -187,9 +187,13 @@ async def test_refusals_that_speak_for_themselves_raise_once_an_hour(
         "user_id": user,
     }
     failing = {"operation": "keygen", "result": "failure", "reason": "ERROR_REASON_ENTROPY_FAILED", "message": "sick"}
+    repaired = {"operation": "call", "result": "failure", "reason": "REPLICA_REPAIRED", "service_id": "hsm"}
+    replayed = repaired | {"reason": "HSM_TOKEN_REPLAY"}
     async with trails(in_transaction=Alarms().check) as trail:
         for hours in (0, 0, 1):
             at = BEGIN + timedelta(hours=hours)
-            await trail.commit(entry(organization, **crossing, occurred_at=at))
-            await trail.commit(entry(organization, **failing, occurred_at=at))
-    assert sorted(kinds(stores, organization)) == ["entropy_failure"] * 2 + ["organization_violation"] * 2
+            for said in (crossing, failing, repaired, replayed, replayed | {"service_id": "threat"}):
+                await trail.commit(entry(organization, **said, occurred_at=at))
+    assert sorted(kinds(stores, organization)) == sorted(
+        ["entropy_failure", "organization_violation", "replica_repaired", "hsm_token_replay"] * 2
+    )
