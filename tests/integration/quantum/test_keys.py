@@ -49,6 +49,12 @@ async def test_a_key_is_made_stored_recorded_and_read(stores: QuantumStores) -> 
     assert data["algorithm"] == "X-Wing"
     assert data["parent_key_id"] == master.key_id
     assert hsm
+    # Flow 3's table, with its audit trail.
+    ((handle, status, trail),) = stores.rows(
+        "SELECT key_handle, status::text, audit_trail FROM quantum_keys.quantum_keys WHERE key_id = %s", made.key_id
+    )
+    assert (handle, status) == (made.key_handle, "active")
+    assert [(entry["operation"], entry["result"]) for entry in trail] == [("keygen", "success"), ("manage", "success")]
 
 
 @pytest.mark.parametrize(
