@@ -22,6 +22,7 @@ from servers.mesh.telemetry import Telemetry
 from servers.quantum import database
 from servers.quantum.audit_app import audit_service, audit_trail
 from servers.quantum.audit_calls import TrailAudit
+from servers.quantum.health import quantum_particulars
 from servers.quantum.hsm import HSM_SERVICE, HsmClient
 from servers.quantum.key_cache import KeyCache
 from servers.quantum.key_keeper import KeyKeeper
@@ -119,6 +120,7 @@ async def quantum_app(
             limiter=limiter,
             tasks=tasks,
             audit=TrailAudit(core.trail),
+            particulars=quantum_particulars(core.ring.hits),
         )
 
 

@@ -22,6 +22,7 @@ from psycopg_pool import PoolTimeout
 
 from servers.crypto.algorithms import Kind
 from servers.mesh.errors import ErrorReason, MeshError
+from servers.quantum.health import HitRate
 from servers.quantum.key_changes import CHANNEL
 from servers.quantum.keys import KeyStatus, KeyType
 
@@ -108,6 +109,8 @@ class KeyRing:
         self._locks = [asyncio.Lock() for _ in range(_LOCKS)]
         self._changes = 0
         self._listening = False
+        self.hits = HitRate()
+        """How often memory answers."""
 
     @property
     def listening(self) -> bool:
@@ -209,7 +212,9 @@ class KeyRing:
         entry = self._entries.get(place)
         if entry is not None and self._listening and time.monotonic() < entry.until:
             self._entries.move_to_end(place)
+            self.hits.hit()
             return entry.held
+        self.hits.miss()
         async with self._locks[hash(place) % _LOCKS]:
             entry = self._entries.get(place)
             if entry is not None and self._listening and time.monotonic() < entry.until:

@@ -255,3 +255,40 @@ async def test_the_same_by_the_generated_stubs(quantum: QuantumStack) -> None:
             timeout=10,
         )
     assert opened.biometric_template == b"a face"
+
+
+def test_audited_calls_of_other_services_end_in_the_same_trail(quantum: QuantumStack) -> None:
+    with quantum.operator() as client:
+        said = {"verdict": {"kind": "genuine"}}
+        refused = client.post(f"/api/threat/events/{uuid.uuid4()}/verdict", json=said)
+        assert refused.status_code == 404, refused.text
+        (record,) = quantum.audit_of(refused.headers["X-Correlation-ID"])
+        assert (record["operation"], record["result"], record["service_id"]) == ("call", "failure", "threat")
+        assert str(record["user_id"]) == OPERATOR_USER_ID
+        trial = client.post("/api/threat/trials", json={"label": "audited"}).json()
+        client.cookies.clear()
+        erased = client.delete(f"/api/threat/risk-profiles/{trial['userId']}")
+        assert erased.status_code == 200, erased.text
+        (record,) = quantum.audit_of(erased.headers["X-Correlation-ID"])
+        assert (record["operation"], record["result"], record["service_id"]) == ("call", "success", "threat")
+        del client.headers["Authorization"]
+        unknown = keygen(client, MASTER)
+        assert unknown.status_code == 401
+        (record,) = quantum.audit_of(unknown.headers["X-Correlation-ID"])
+        assert (record["result"], record["service_id"], record["user_id"]) == ("failure", "gateway", None)
+
+
+def test_the_quantum_service_reports_its_health_in_the_documents_form(quantum: QuantumStack) -> None:
+    with quantum.operator() as client:
+        assert keygen(client, MASTER).status_code == 201
+        answer = client.get("/healthz/quantum")
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    assert (document["service"], document["status"]) == ("quantum", "healthy")
+    assert document["dependencies"]["database"]["status"] == "connected"
+    assert document["dependencies"]["redis"]["status"] == "connected"
+    specific = document["quantum_specific"]
+    assert specific["hsm_connection_status"] == "connected"
+    assert specific["quantum_operations_per_minute"] > 0
+    assert 0 <= specific["key_cache_hit_rate"] <= 1
+    assert 0 <= specific["encryption_success_rate"] <= 1
