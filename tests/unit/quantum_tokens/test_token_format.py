@@ -309,6 +309,13 @@ def test_an_ended_session_is_refused() -> None:
     assert problem_of(CLASSICAL, revoked_sessions=ended) is TokenProblem.REVOKED
 
 
+def test_a_list_of_ended_sessions_must_be_whole() -> None:
+    first, last = {"revocations": [{"sessionId": "1"}], "nextPageToken": "x"}, {"revocations": [{"sessionId": "2"}]}
+    assert read_revocations(first, json.dumps(last)) == {"1", "2"}
+    with pytest.raises(ValueError, match="all its pages"):
+        read_revocations(first)
+
+
 @pytest.mark.parametrize("document", ["", "[]", "{}", '{"error":"no"}', '{"revocations":[{}]}', '{"revocations":[1]}'])
 def test_what_is_no_list_of_ended_sessions_is_not_taken_for_an_empty_one(document: str) -> None:
     with pytest.raises(ValueError, match=r".") as error:

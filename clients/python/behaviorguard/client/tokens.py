@@ -105,7 +105,7 @@ class VerificationKeys:
             ImportError: `cryptography` is not installed.
         """
         found: dict[tuple[str, str], PublicKey] = {}
-        for entry in _entries(document, "keys"):
+        for entry in _entries(_document(document), "keys"):
             algorithm = entry.get("alg")
             if algorithm not in _KEY_TYPES or entry.get("kty") != _KEY_TYPES[algorithm][0]:
                 continue
@@ -198,26 +198,41 @@ class TokenVerifier:
         return VerifiedToken(claims, quantum_secured=signed.kind is TokenKind.HYBRID)
 
 
-def read_revocations(document: str | bytes | Mapping[str, Any]) -> frozenset[str]:
-    """The ended sessions' UUIDs from an answer of `ListRevocations`; join the pages' sets yourself.
+def read_revocations(*pages: str | bytes | Mapping[str, Any]) -> frozenset[str]:
+    """The ended sessions' UUIDs from answers of `ListRevocations`.
+
+    Args:
+        pages: all pages of the list, in order; their JSON or what it says.
 
     Raises:
-        ValueError: it is no such answer.
+        ValueError: one is no such answer, or the last page says that there are more.
     """
-    sessions = (entry.get("sessionId", entry.get("session_id")) for entry in _entries(document, "revocations"))
-    found = [session.lower() if isinstance(session, str) else "" for session in sessions]
-    if not all(found):
+    found: list[object] = []
+    more: object = ""
+    for page in pages:
+        document = _document(page)
+        found += [entry.get("sessionId", entry.get("session_id")) for entry in _entries(document, "revocations")]
+        more = document.get("nextPageToken", document.get("next_page_token", ""))
+    if more:
+        raise ValueError("the list goes on: give all its pages")
+    sessions = [session.lower() if isinstance(session, str) else "" for session in found]
+    if not all(sessions):
         raise ValueError("the list has an entry without a session")
-    return frozenset(found)
+    return frozenset(sessions)
 
 
-def _entries(document: str | bytes | Mapping[str, Any], member: str) -> list[Mapping[str, Any]]:
-    """The objects in a list member of a JSON document; nothing of the document is told in errors."""
+def _document(document: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A JSON object, an empty one for JSON that is none; nothing of it is told in errors."""
     try:
         parsed = document if isinstance(document, Mapping) else json.loads(document)
     except (ValueError, RecursionError):
         raise ValueError("the document is not JSON") from None
-    entries = parsed.get(member) if isinstance(parsed, Mapping) else None
+    return parsed if isinstance(parsed, Mapping) else {}
+
+
+def _entries(document: Mapping[str, Any], member: str) -> list[Mapping[str, Any]]:
+    """The objects in a list member; one that is missing is no empty list."""
+    entries = document.get(member)
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise ValueError(f"the document has no list {member!r}")
     return entries
