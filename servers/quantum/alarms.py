@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
-
 from servers.quantum.business_hours import BusinessHours, stretches_of
 from servers.quantum.security_events import Finding, raise_within
 
@@ -95,7 +93,7 @@ class Alarms:
                 for record in _last_of_each(records, counted):
                     await self._count(connection, threshold, record)
             await self._look(connection, records)
-        except psycopg.Error as error:
+        except Exception as error:
             if connection.closed or connection.broken:
                 raise
             _log.exception("an alarm could not be checked", extra={"cause": type(error).__name__})

@@ -76,7 +76,7 @@ class AuditEntry:
     audit_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     """A record on its way."""
 
@@ -233,8 +233,8 @@ class AuditTrail:
                 await asyncio.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
-            except psycopg.Error as error:
-                _log.exception("the database refuses audit records")
+            except Exception as error:
+                _log.exception("audit records cannot be written")
                 await self._disconnect()
                 for item in batch:
                     item.fail(_refused(error))
@@ -277,11 +277,15 @@ class AuditTrail:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
+            milliseconds = int(self._within * 1000)
             self._connection = await AsyncConnection.connect(
                 self._dsn,
                 connect_timeout=_CONNECT_SECONDS,
                 application_name="behaviorguard-audit",
-                options=f"-c timezone=UTC -c statement_timeout={int(self._within * 1000)}",
+                tcp_user_timeout=milliseconds,
+                # A process that stops in a transaction must not hold the chains' heads for ever.
+                options=f"-c timezone=UTC -c statement_timeout={milliseconds}"
+                f" -c idle_in_transaction_session_timeout={milliseconds}",
             )
         return self._connection
 
@@ -370,7 +374,7 @@ def _address(text: str) -> str:
     return str(address)
 
 
-def _refused(error: psycopg.Error) -> Exception:
+def _refused(error: Exception) -> Exception:
     refusal = audit_unavailable("the audit record cannot be stored")
     refusal.__cause__ = error
     return refusal

@@ -33,6 +33,11 @@ class DatabaseRelay:
         """Where to connect to."""
         return make_conninfo(self._dsn, host="127.0.0.1", port=self._port)
 
+    @property
+    def flowing(self) -> bool:
+        """False while nothing gets through."""
+        return self._flowing.is_set()
+
     async def __aenter__(self) -> DatabaseRelay:
         await self.mend()
         return self

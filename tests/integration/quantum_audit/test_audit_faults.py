@@ -115,6 +115,28 @@ async def test_a_connection_that_breaks_before_the_commit_is_made_good(
     holds(records)
 
 
+async def test_a_process_that_stands_still_in_a_transaction_does_not_hold_up_the_others(
+    trails: Trails, service_dsn: str, owner_dsn: str, organization: str
+) -> None:
+    async with DatabaseRelay(service_dsn) as relay:
+
+        async def stands_still(connection: AsyncConnection[Any]) -> None:
+            relay.hang()
+            await connection.execute("SELECT 1")
+
+        async with trails(dsn=relay.dsn, within_seconds=0.4) as one, trails(within_seconds=3.0) as two:
+            await asyncio.gather(one.commit(entry(organization)), two.commit(entry(organization)))
+            stopped = asyncio.create_task(one.commit(entry(organization), stands_still))
+            await eventually(lambda: not relay.flowing)
+            await two.commit(entry(organization))
+            with pytest.raises(MeshError):
+                await stopped
+            await relay.drop()
+    records = chain(owner_dsn, organization)
+    assert len(records) == 3
+    holds(records)
+
+
 async def test_what_waits_is_bounded(trails: Trails, service_dsn: str, organization: str) -> None:
     async with (
         DatabaseRelay(service_dsn) as relay,

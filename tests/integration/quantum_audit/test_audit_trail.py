@@ -13,6 +13,7 @@ import pytest
 from servers.mesh.context import AuditNotes
 from servers.quantum.audit_chain import timestamp_text
 from tests.support.audit import chain, entry, holds
+from tests.support.loop import loop_never_blocked
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -213,3 +214,10 @@ async def test_the_service_can_neither_change_nor_shorten_the_trail(
 def test_a_timestamp_is_in_universal_time_whatever_its_zone() -> None:
     moment = datetime(2026, 1, 1, 1, 0, 0, 1, tzinfo=timezone(timedelta(hours=2)))
     assert timestamp_text(moment) == "2025-12-31T23:00:00.000001Z"
+
+
+async def test_writing_never_blocks_the_loop(trails: Trails, organization: str) -> None:
+    async with trails() as trail:
+        await trail.commit(entry(organization))
+        with loop_never_blocked():
+            await asyncio.gather(*(trail.commit(entry(organization, data={"n": n})) for n in range(512)))
