@@ -16,6 +16,7 @@ import psutil
 from infra import pki
 from infra.stack.account import can_enter, reachable_folder, unprivileged_account
 from infra.stack.errors import StackError
+from infra.stack.hsm import has_master_key, share_file
 from infra.stack.kafka import apache_obstacle, java_major, libraries_folder
 from infra.stack.leftovers import leftovers
 from infra.stack.ports import holder, is_free
@@ -61,6 +62,7 @@ def examine(settings: StackSettings) -> list[Finding]:
         _broker(settings),
         *_ports(settings, running=running),
         *_certificates(settings),
+        _hsm(settings),
         _clock(),
         *([] if running else _left_behind(settings)),
     ]
@@ -188,6 +190,17 @@ def _certificates(settings: StackSettings) -> Iterator[Finding]:
         )
     else:
         yield Finding("certificates", "ok", found)
+
+
+def _hsm(settings: StackSettings) -> Finding:
+    if settings.hsm_unseal == "manual":
+        return Finding("hsm", "ok", "starts sealed: behaviorguard hsm unseal, with its shares")
+    share = share_file(settings)
+    if has_master_key(settings) and not share.exists():
+        action = "put it back, or set BEHAVIORGUARD_HSM_UNSEAL=manual and unseal with the shares of its ceremony"
+        return Finding("hsm", "error", f"it has a master key, and the share in {share} is gone", action)
+    action = "for keys that matter hold a ceremony: docs/runbook.md, HSM"
+    return Finding("hsm", "warning", f"a software store whose only share lies beside it, in {share}", action)
 
 
 def _clock() -> Finding:

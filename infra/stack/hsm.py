@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from infra.settings import StackSettings
 
 MODULES: Final = ("module-1", "module-2", "module-3")
+JOURNAL: Final = "journal.log"
+"""File that a module has from the first ceremony on."""
 SHARE_FILE: Final = "hsm-share"
 """File in the stack's secrets with the only share of the embedded HSM."""
 
@@ -27,6 +29,11 @@ def module_folders(settings: StackSettings) -> list[Path]:
 def share_file(settings: StackSettings) -> Path:
     """Where the only share of the embedded HSM lies."""
     return settings.secrets / SHARE_FILE
+
+
+def has_master_key(settings: StackSettings) -> bool:
+    """Tell whether the embedded HSM was initialised, as far as its folders show."""
+    return any((folder / JOURNAL).exists() for folder in module_folders(settings))
 
 
 def notice(settings: StackSettings) -> str:

@@ -92,3 +92,16 @@ def test_the_command_prints_json_and_says_by_its_exit_code(monkeypatch: pytest.M
         result = CliRunner().invoke(main, ["doctor", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.output)["ok"] is False
+
+
+def test_it_says_what_the_hsm_is_and_that_its_share_is_gone(
+    settings: Callable[..., StackSettings], tmp_path: Path
+) -> None:
+    here = settings(data=tmp_path)
+    assert found(examine(here), "hsm").verdict == "warning"
+    (tmp_path / "hsm" / "module-2").mkdir(parents=True)
+    (tmp_path / "hsm" / "module-2" / "journal.log").touch()
+    finding = found(examine(here), "hsm")
+    assert finding.verdict == "error"
+    assert "HSM_UNSEAL" in finding.action
+    assert found(examine(settings(data=tmp_path, hsm_unseal="manual")), "hsm").verdict == "ok"
