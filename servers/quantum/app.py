@@ -99,13 +99,14 @@ async def quantum_app(
         stack.push_async_callback(tasks.stop)
         _start(core, tasks)
         telemetry = Telemetry(settings)
+        _measure(core, telemetry)
         tokens = token_service(core, tasks, stack, telemetry)
         yield MeshServer(
             settings,
             [
                 *_bindings(core),
                 ServiceBinding(TOKENS, add_TokenServiceServicer_to_server, tokens),
-                audit_service(core, tasks),
+                audit_service(core, tasks, telemetry),
             ],
             health=HealthMonitor(
                 settings.service_name,
@@ -198,6 +199,17 @@ def _start(core: Core, tasks: TaskOwner) -> None:
     tasks.start("redis keys", core.cache.run, budget=budget)
     tasks.start("key upkeep", upkeep.run, budget=budget)
     tasks.start("hsm watch", watch.run, budget=budget)
+
+
+def _measure(core: Core, telemetry: Telemetry) -> None:
+    ring, cache = core.ring, core.cache
+    gauges = {
+        "keys_held": ("Keys in memory.", lambda: float(len(ring))),
+        "keys_heard": ("1 while other services' changes of keys are heard.", lambda: float(ring.listening)),
+        "keys_uncached": ("Keys that wait to be written to Redis.", lambda: float(cache.waiting)),
+    }
+    for name, (description, read) in gauges.items():
+        telemetry.gauge(f"behaviorguard.quantum.{name}", "1", description, read)
 
 
 def _bindings(core: Core) -> list[ServiceBinding]:

@@ -65,6 +65,11 @@ class KeyCache:
         self._ready = asyncio.Event()
         self._away = False
 
+    @property
+    def waiting(self) -> int:
+        """Keys that wait to be written."""
+        return len(self._keys)
+
     def put(self, key: Key) -> None:
         """A key that may be used; replaces what is there."""
         self._change(key.key_id, key)

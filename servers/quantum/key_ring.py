@@ -112,6 +112,9 @@ class KeyRing:
         self.hits = HitRate()
         """How often memory answers."""
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     @property
     def listening(self) -> bool:
         """Whether changes by other processes are heard."""
