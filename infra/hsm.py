@@ -151,6 +151,7 @@ async def ensure_unsealed(operator: HsmOperator, share_file: Path, *, within_sec
     Raises:
         MeshError: the HSM does not answer in time, or the share is not its own.
         FileNotFoundError: it has a master key, and the file with its share is gone.
+        FileExistsError: it has no master key, and there is a file with a share; nothing was done.
     """
     end = asyncio.get_running_loop().time() + within_seconds
     while True:
@@ -162,6 +163,8 @@ async def ensure_unsealed(operator: HsmOperator, share_file: Path, *, within_sec
                 raise
             await asyncio.sleep(_RETRY_SECONDS)
     if state == pb.SEAL_STATE_UNINITIALIZED:
+        if await asyncio.to_thread(share_file.exists):
+            raise FileExistsError(share_file)
         made = await operator.initialize(1, 1)
         write_secret(share_file, made.shares[0])
         state = pb.SEAL_STATE_SEALED

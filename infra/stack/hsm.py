@@ -68,7 +68,8 @@ def unseal(settings: StackSettings, seconds: float) -> None:
     except FileNotFoundError as error:
         raise StackError(
             f"the HSM has a master key, and its share in {share_file(settings)} is gone",
-            "put the share back, or set BEHAVIORGUARD_HSM_UNSEAL=manual and run behaviorguard hsm unseal",
+            "put the share back, or set BEHAVIORGUARD_HSM_UNSEAL=manual and run behaviorguard hsm unseal; "
+            f"when no key was ever made in it, remove {settings.data / 'hsm'}",
         ) from error
     except FileExistsError as error:
         raise StackError(

@@ -115,6 +115,7 @@ def service_command(service: Service, settings: StackSettings, addresses: Addres
         "BEHAVIORGUARD_QUANTUM_TARGET": f"{LOOPBACK}:{settings.quantum_port}",
         "BEHAVIORGUARD_QUANTUM_ADDRESS": f"{LOOPBACK}:{settings.quantum_port}",
         "BEHAVIORGUARD_HSM_ADDRESS": f"{LOOPBACK}:{settings.hsm_port}",
+        "BEHAVIORGUARD_HSM_SHARES_AT_HAND": str(settings.hsm_unseal == "auto").lower(),
         "BEHAVIORGUARD_OPERATOR_TOKEN_FILE": str(settings.secrets / OPERATOR_TOKEN),
         "PYTHONUNBUFFERED": "1",
     }

@@ -109,6 +109,15 @@ async def test_the_embedded_hsm_opens_by_itself_and_keeps_its_keys() -> None:
         failed = await asyncio.to_thread(installation.call, "up", *ALONE)
         assert failed.returncode == 1
         assert "BEHAVIORGUARD_HSM_UNSEAL=manual" in failed.stdout + failed.stderr
+        share.with_name("lost").rename(share)
+        modules = installation.folder / "hsm"
+        modules.rename(modules.with_name("hsm-away"))
+        failed = await asyncio.to_thread(installation.call, "up", *ALONE)
+        assert "holds a share of another one" in failed.stdout + failed.stderr
+        shutil.rmtree(modules)
+        modules.with_name("hsm-away").rename(modules)  # the share was not touched
+        await run(installation, "up", *ALONE)
+        assert await open_envelope(quantum, envelope) == b"a face"
 
 
 async def test_a_ceremony_an_unsealing_and_a_recovery(tmp_path: Path) -> None:
