@@ -41,6 +41,10 @@ _RESULTS: Final = frozenset({"success", "failure", "partial"})
 _CONNECT_SECONDS: Final = 3
 _LATER_SECONDS: Final = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_CROWD: Final = 4
+"""Records in the last transaction from which on the next waits for more."""
+_GATHER_STEP: Final = 0.0007
+"""Seconds after which nobody is waited for when nobody came."""
 _MOST_REASON, _MOST_MESSAGE, _MOST_AGENT, _MOST_NAME, _MOST_HSM_ID = 64, 512, 512, 100, 255
 _MOST_MILLISECONDS: Final = 86_400_000
 
@@ -112,6 +116,7 @@ class AuditTrail:
         batch: records in one transaction at most. Hashing takes the event loop about 20 us a record.
         queue: records that wait at most; more are refused.
         within_seconds: time that a caller waits for its record at most.
+        gather_seconds: time that a transaction waits at most for more records, while many callers come.
         in_transaction: called in every transaction with the records just written (as the objects that were hashed),
             for what must be counted exactly; None: nothing.
     """
@@ -123,12 +128,14 @@ class AuditTrail:
         batch: int = 128,
         queue: int = 4096,
         within_seconds: float = 3.0,
+        gather_seconds: float = 0.003,
         in_transaction: InTransaction | None = None,
     ) -> None:
         self._dsn = dsn
         self._batch = batch
         self._capacity = queue
         self._within = within_seconds
+        self._gather_seconds = gather_seconds
         self._in_transaction = in_transaction
         self._listeners: list[Callable[[Mapping[str, int]], None]] = []
         self._queue: deque[_Item] = deque()
@@ -197,14 +204,28 @@ class AuditTrail:
 
     async def run(self) -> None:
         """Write what is committed, until cancelled."""
+        records = 0
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._queue:
-                    await self._write([self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))])
+                    if records >= _CROWD:
+                        await self._gather()
+                    records = min(self._batch, len(self._queue))
+                    await self._write([self._queue.popleft() for _ in range(records)])
         finally:
             await self._disconnect()
+
+    async def _gather(self) -> None:
+        """Let more records join a transaction while they keep coming. It takes the event loop as long as some twenty
+        records do, however many are in it; a caller alone never waits for others.
+        """
+        ends = time.monotonic() + self._gather_seconds
+        while (waiting := len(self._queue)) < self._batch and time.monotonic() < ends:
+            await asyncio.sleep(_GATHER_STEP)
+            if len(self._queue) == waiting:
+                return
 
     def _enqueue(
         self, entry: AuditEntry, change: Change | None, *, unless_recorded: bool, done: asyncio.Future[Any] | None

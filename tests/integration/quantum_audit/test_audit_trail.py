@@ -71,6 +71,27 @@ async def test_callers_at_once_share_transactions(trails: Trails, owner_dsn: str
         holds(records)
 
 
+async def test_callers_that_come_and_go_are_waited_for_and_a_caller_alone_is_not(
+    trails: Trails, owner_dsn: str, organization: str
+) -> None:
+    async with trails(batch=64, gather_seconds=30.0) as trail:
+
+        async def caller(number: int) -> None:
+            for _ in range(10):
+                await trail.commit(entry(organization))
+                for _ in range(number):  # each comes back at another moment
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(caller(number) for number in range(16)))
+        assert trail.written == 160
+        assert trail.transactions < 80
+        before = trail.transactions
+        for _ in range(5):
+            await trail.commit(entry(organization))
+        assert trail.transactions == before + 5
+    holds(chain(owner_dsn, organization))
+
+
 async def test_two_trails_at_once_neither_fork_nor_leave_a_gap(
     trails: Trails, owner_dsn: str, organization: str
 ) -> None:
