@@ -237,12 +237,17 @@ async def mark_destroyed(connection: AsyncConnection[Any], owned: OwnedKey) -> b
     )
 
 
-async def _changed(connection: AsyncConnection[Any], owned: OwnedKey) -> Key:
-    await _notify(connection, owned)
+async def current(connection: AsyncConnection[Any], owned: OwnedKey) -> Key:
+    """The key as the transaction sees it; it must be there."""
     rows = await rows_of(
         connection, f"{SELECT_WHOLE} WHERE k.organization_id = %(organization)s AND k.key_id = %(key)s", named(owned)
     )
     return whole_key(rows[0])
+
+
+async def _changed(connection: AsyncConnection[Any], owned: OwnedKey) -> Key:
+    await _notify(connection, owned)
+    return await current(connection, owned)
 
 
 async def _insert_version(connection: AsyncConnection[Any], owned: OwnedKey, number: int, made: GeneratedKey) -> None:

@@ -149,17 +149,16 @@ class KeyKeeper:
         """
         owned = OwnedKey(key.organization_id, key.key_id)
 
-        async def change(connection: AsyncConnection[Any]) -> list[str]:
-            return await key_changes.revoke(connection, owned, reason)
+        async def change(connection: AsyncConnection[Any]) -> tuple[list[str], Key]:
+            ended = await key_changes.revoke(connection, owned, reason)
+            return ended, await key_changes.current(connection, owned)
 
         data = {"reason": reason, "key_type": key.key_type.value}
-        ended = await self._recorder.commit(Action("revoke", owned.organization_id, owned.key_id, data), change)
+        ended, after = await self._recorder.commit(Action("revoke", owned.organization_id, owned.key_id, data), change)
         for key_id in ended:
             self._ring.drop(owned.organization_id, key_id)
             self._cache.remove(key_id)
-        with database():
-            after = await self._store.get(owned.organization_id, owned.key_id)
-        return after or key, [key_id for key_id in ended if key_id != owned.key_id]
+        return after, [key_id for key_id in ended if key_id != owned.key_id]
 
     async def _parent(self, order: NewKey) -> str:
         """The id of the key that the new one stands under; empty for a master key."""
