@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -9,19 +10,25 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
+import grpc
 from behaviorguard.client import ServiceError
 from behaviorguard.quantum.v1 import audit_service_pb2 as pb
 from behaviorguard.quantum.v1 import key_service_pb2
-from google.protobuf import json_format
 from rich.console import Console
-from rich.markup import escape
 
+from infra.cli.audit_view import (
+    RESULT_COLOURS,
+    print_checkpoint,
+    print_event,
+    print_record,
+    print_report,
+    report_object,
+)
 from infra.cli.connection import address_option, open_client, run
 from servers.crypto.algorithms import canonical
 from servers.crypto.errors import CryptoError
@@ -38,7 +45,7 @@ from servers.quantum.audit_export import (
     record_line,
 )
 from servers.quantum.audit_messages import OPERATIONS, checkpoint_of, record_of
-from servers.quantum.audit_verify import ExportVerifier, Pins, Report
+from servers.quantum.audit_verify import ExportVerifier, Pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +58,7 @@ _EXISTING: Final = click.Path(exists=True, dir_okay=False, allow_dash=True, path
 _LONGEST_LINE: Final = 64 * 1024
 _ML_DSA_65_BYTES: Final = 1952
 _PAGE: Final = 500
-_COLOURS: Final = {"success": "green", "failure": "red", "partial": "yellow"}
+_RECONNECTIONS: Final = 20
 _CODES: Final = "Exit codes: 0 done; 1 refused; 2 wrong usage; 3 the quantum service does not run."
 
 
@@ -93,9 +100,9 @@ def verify(file: Path, keys: tuple[Path, ...], checkpoints: tuple[Path, ...], as
     with _reading(file) as source:
         report = ExportVerifier(_signature_holds, pins).read(_lines(source))
     if as_json:
-        click.echo(json.dumps(_report_object(report)))
+        click.echo(json.dumps(report_object(report)))
     else:
-        _print_report(report)
+        print_report(report)
     sys.exit(0 if report.ok else 1)
 
 
@@ -129,7 +136,7 @@ Examples:
 {_CODES}""",
 )
 @click.option("--operation", type=click.Choice(sorted(OPERATIONS)), help="Only this operation.")
-@click.option("--result", type=click.Choice(sorted(_COLOURS)), help="Only this result.")
+@click.option("--result", type=click.Choice(sorted(RESULT_COLOURS)), help="Only this result.")
 @click.option("--key", type=click.UUID, help="Only this key.")
 @click.option("--user", type=click.UUID, help="Only this person.")
 @click.option("--organization", type=click.UUID, default=DEFAULT_ORGANIZATION_ID, help="Default: the stack's own.")
@@ -210,17 +217,32 @@ async def _list(
     async with open_client(address, SERVICE) as client:
         if what == "checkpoints":
             for checkpoint in await _checkpoints(client, wanted.organization_id, limit):
-                _print_checkpoint(screen, checkpoint, as_json=as_json)
+                print_checkpoint(screen, checkpoint, as_json=as_json)
         elif what == "events":
             answer = await client.audit.ListSecurityEvents(pb.ListSecurityEventsRequest(page_size=min(limit, _PAGE)))
             for event in answer.events:
-                _print_event(screen, event, as_json=as_json)
+                print_event(screen, event, as_json=as_json)
         else:
             await _records(client, wanted, limit, screen, as_json=as_json)
             if follow:
-                async for each in client.audit.WatchAuditRecords(pb.WatchAuditRecordsRequest()):
-                    _print_record(screen, each.record, as_json=as_json)
+                await _follow(client, screen, as_json=as_json)
     return 0
+
+
+async def _follow(client: AsyncBehaviorGuardClient, screen: Console, *, as_json: bool) -> None:
+    """Print records as they come; a dropped connection goes on where it broke off."""
+    request, failures = pb.WatchAuditRecordsRequest(), 0
+    while True:
+        try:
+            async for each in client.audit.WatchAuditRecords(request):
+                request.resume_token, failures = each.resume_token, 0
+                print_record(screen, each.record, as_json=as_json)
+        except ServiceError as error:
+            failures += 1
+            gone = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "overloaded"
+            if not gone or not request.resume_token or failures > _RECONNECTIONS:
+                raise
+        await asyncio.sleep(min(10.0, 0.2 * 2**failures))
 
 
 async def _records(
@@ -230,7 +252,7 @@ async def _records(
         wanted.page_size = min(limit, _PAGE)
         answer = await client.audit.ListAuditRecords(wanted)
         for record in answer.records:
-            _print_record(screen, record, as_json=as_json)
+            print_record(screen, record, as_json=as_json)
         limit -= len(answer.records)
         wanted.page_token = answer.next_page_token
         if not wanted.page_token:
@@ -242,76 +264,6 @@ async def _checkpoints(
 ) -> Sequence[pb.AuditCheckpoint]:
     request = pb.ListCheckpointsRequest(page_size=min(limit, _PAGE), organization_id=organization_id)
     return (await client.audit.ListCheckpoints(request)).checkpoints
-
-
-def _print_record(screen: Console, record: pb.AuditRecord, *, as_json: bool) -> None:
-    stored = record_of(record)
-    if as_json:
-        sys.stdout.write(record_line(stored).decode())
-        sys.stdout.flush()
-        return
-    when = f"{stored.operation_timestamp:%Y-%m-%d %H:%M:%S}"
-    said = stored.error_details or str(stored.operation_data.get("rpc", ""))
-    who = stored.user_id or stored.service_id
-    line = f"{stored.sequence:>8} {when} [{_COLOURS[stored.result]}]{stored.result:<7}[/] {stored.operation:<8}"
-    screen.print(f"{line} {who} {stored.key_id or '-'} {escape(said)}", soft_wrap=True)
-
-
-def _print_checkpoint(screen: Console, checkpoint: pb.AuditCheckpoint, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(checkpoint_line(checkpoint_of(checkpoint)).decode())
-        return
-    when = checkpoint.created_at.ToDatetime()
-    signer = f"{checkpoint.algorithm} key {checkpoint.key_id}.{checkpoint.key_version}"
-    screen.print(f"{checkpoint.sequence:>8} {when:%Y-%m-%d %H:%M:%S} {checkpoint.record_hash.hex()} {signer}")
-
-
-def _print_event(screen: Console, event: pb.SecurityEvent, *, as_json: bool) -> None:
-    kind = pb.SecurityEventType.Name(event.event_type).removeprefix("SECURITY_EVENT_TYPE_").lower()
-    severity = pb.Severity.Name(event.severity).removeprefix("SEVERITY_").lower()
-    when = event.event_timestamp.ToDatetime().isoformat(timespec="seconds") + "Z"
-    state = "closed" if event.HasField("resolved_at") else "open"
-    if as_json:
-        known = {"event_id": event.event_id, "event_type": kind, "severity": severity, "event_timestamp": when}
-        data = json_format.MessageToDict(event.event_data)
-        more = {"state": state, "key_id": event.key_id, "user_id": event.user_id, "event_data": data}
-        sys.stdout.write(json.dumps(known | more) + "\n")
-        return
-    screen.print(f"{when} {severity:<8} {state:<6} {kind} {event.key_id or event.user_id or '-'} {event.event_id}")
-
-
-def _report_object(report: Report) -> dict[str, object]:
-    names = (
-        "organization_id",
-        "records",
-        "checkpoints",
-        "first_sequence",
-        "last_sequence",
-        "signed_through",
-        "pinned_through",
-        "problems",
-        "limits",
-    )
-    found = {name: getattr(report, name) for name in names}
-    return {"ok": report.ok, **found, "problem": None if report.problem is None else asdict(report.problem)}
-
-
-def _print_report(report: Report) -> None:
-    screen = Console(highlight=False, soft_wrap=True)
-    held = f"{report.records} records, {report.first_sequence} to {report.last_sequence}, of {report.organization_id}"
-    if report.problem is None:
-        screen.print(f"[green]whole[/]: {held}")
-        screen.print(f"  signed through record {report.signed_through}" if report.signed_through else "  not signed")
-        if report.pinned_through:
-            screen.print(f"  as known from elsewhere through record {report.pinned_through}")
-    else:
-        found = report.problem
-        screen.print(f"[red]broken[/]: {escape(found.text)}")
-        screen.print(f"  {found.kind}, line {found.line}" + (f", record {found.audit_id}" if found.audit_id else ""))
-        if report.problems > 1:
-            screen.print(f"  and {report.problems - 1} more after it; {held}")
-    for limit in report.limits:
-        screen.print(f"  - {escape(limit)}", style="dim")
 
 
 def _signature_holds(key: CheckpointKey, message: bytes, signature: bytes, context: bytes) -> bool:

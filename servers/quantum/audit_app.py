@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from servers.mesh.tasks import TaskOwner
+    from servers.mesh.telemetry import Telemetry
     from servers.quantum.app import Core
     from servers.quantum.settings import QuantumSettings
 
@@ -41,8 +42,8 @@ def audit_trail(settings: QuantumSettings) -> AuditTrail:
     )
 
 
-def audit_service(core: Core, tasks: TaskOwner) -> ServiceBinding:
-    """AuditService, with its tasks started: checkpoints, and followers of the streams."""
+def audit_service(core: Core, tasks: TaskOwner, telemetry: Telemetry) -> ServiceBinding:
+    """AuditService, with its tasks started (checkpoints, followers of the streams) and measured."""
     settings = core.settings
     reader, events = AuditReader(core.pool), SecurityEvents(core.pool)
     checkpoints = Checkpointer(
@@ -66,5 +67,22 @@ def audit_service(core: Core, tasks: TaskOwner) -> ServiceBinding:
     tasks.start("audit checkpoints", checkpoints.run, budget=budget)
     tasks.start("audit followers", record_streams.run, budget=budget)
     tasks.start("security event followers", event_streams.run, budget=budget)
+    _measure(telemetry, core.trail, checkpoints, record_streams, event_streams)
     service = AuditService(AuditParts(core.trail, reader, events, checkpoints, record_streams, event_streams))
     return ServiceBinding(SERVICE_NAME, add_AuditServiceServicer_to_server, service)
+
+
+def _measure(
+    telemetry: Telemetry, trail: AuditTrail, checkpoints: Checkpointer, records: Streams, events: Streams
+) -> None:
+    gauges = {
+        "audit_waiting": ("Audit records that wait for the database.", lambda: float(trail.waiting)),
+        "audit_written": ("Audit records written since the start.", lambda: float(trail.written)),
+        "audit_transactions": ("Transactions that wrote audit records.", lambda: float(trail.transactions)),
+        "checkpoints_made": ("Checkpoints signed since the start.", lambda: float(checkpoints.made)),
+        "checkpoints_failing": ("1 while checkpoints cannot be made.", lambda: float(checkpoints.failing)),
+        "audit_followers": ("Followers of audit records.", lambda: float(records.readers)),
+        "security_event_followers": ("Followers of security events.", lambda: float(events.readers)),
+    }
+    for name, (description, read) in gauges.items():
+        telemetry.gauge(f"behaviorguard.quantum.{name}", "1", description, read)

@@ -92,6 +92,7 @@ class ExportVerifier:
         self._report = Report()
         self._keys: Sequence[CheckpointKey] = self._pins.keys
         self._line = 0
+        self._organization: Any = None
         self._header = self._ended = False
         self._expected = 0
         self._previous: bytes | None = None
@@ -134,14 +135,15 @@ class ExportVerifier:
         if header.get("version") != VERSION:
             raise MalformedError(f"names another version than {VERSION}: use the program that wrote it, or a newer one")
         self._header = True
-        self._report.organization_id = str(header.get("organization_id"))
+        self._organization = header.get("organization_id")
+        self._report.organization_id = _shown(self._organization)
         if not self._pins.keys:
             self._keys = keys_of(header.get("keys"))
 
     def _read_record(self, record: Mapping[str, Any]) -> None:
         sequence, digest, previous = place_and_hashes(record)
         self._report.records += 1
-        audit_id = str(record["audit_id"])
+        audit_id = _shown(record["audit_id"])
         if self._expected == 0:
             self._begin(sequence, previous)
         body = {name: value for name, value in record.items() if name != "record_hash"}
@@ -151,7 +153,7 @@ class ExportVerifier:
             self._found("changed", place, audit_id, f"record {place} is not what its hash was made of")
             self._resume(max(place, self._expected), previous_of=None, audit_id=audit_id)
             return
-        if record["organization_id"] != self._report.organization_id:
+        if record["organization_id"] != self._organization:
             self._found("inserted", sequence, audit_id, f"record {sequence} is of another organisation")
         if sequence != self._expected:
             self._misplaced(sequence, audit_id)
@@ -235,7 +237,7 @@ class ExportVerifier:
         sequence, digest, signature = place_and_signature(checkpoint)
         self._report.checkpoints += 1
         named = f"the checkpoint of record {sequence}"
-        if checkpoint["organization_id"] != self._report.organization_id:
+        if checkpoint["organization_id"] != self._organization:
             self._found("checkpoint", sequence, "", f"{named} is of another organisation")
         elif sequence != self._expected - 1:
             self._found("checkpoint", sequence, "", f"{named} does not stand behind that record")
@@ -254,7 +256,8 @@ class ExportVerifier:
         fitting = [key for key in self._keys if key.fits(key_id, version, algorithm)]
         if not fitting:
             whose = "pinned" if self._pins.keys else "in the export"
-            text = f"the checkpoint of record {sequence} is signed by key {key_id}.{version}, which is not {whose}"
+            named = f"{_shown(key_id)}.{_shown(version)}"
+            text = f"the checkpoint of record {sequence} is signed by key {named}, which is not {whose}"
             self._found("checkpoint", sequence, "", text)
             return False
         message = CHECKPOINT_LINE + canonical_json({n: v for n, v in checkpoint.items() if n != "signature"})
@@ -288,6 +291,11 @@ class ExportVerifier:
         self._report.problems += 1
         if self._report.problem is None:
             self._report.problem = Problem(kind, self._line, sequence, audit_id, text)
+
+
+def _shown(value: object) -> str:
+    """What a file says, fit to be shown on a terminal: the file may be anybody's."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:64])
 
 
 def _limits(report: Report, pins: Pins) -> list[str]:

@@ -140,3 +140,16 @@ def test_a_file_that_is_not_there_is_wrong_usage_and_one_that_is_no_export_is_br
     for content in (b"", b"\n", b"x" * 200_000, b"\x00\xff" * 100):
         file.write_bytes(content)
         assert invoke("verify", str(file)).exit_code == 1
+
+
+def test_a_hostile_file_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    evil = "[/red]\x1b[2J\x07\u202e"
+    records = make_chain(2, audit_id=evil, organization_id=evil)
+    file = tmp_path / "audit.jsonl"
+    lines = make_export(records, [])
+    lines[0] = lines[0].replace(b"11111111-1111-4111-8111-111111111111", json.dumps(evil)[1:-1].encode())
+    for content in (b"".join(lines), b"".join(lines).replace(b'"success"', b'"failure"')):
+        file.write_bytes(content)
+        result = invoke("verify", str(file))
+        assert result.exit_code == 1
+        assert result.stdout.isprintable() or set(filter(lambda c: not c.isprintable(), result.stdout)) == {"\n"}

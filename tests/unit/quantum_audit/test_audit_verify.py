@@ -67,6 +67,9 @@ def test_a_changed_field_is_found_and_named(place: int, data: st.DataObject) -> 
         st.one_of(st.text(max_size=5), st.integers(-3, 2**53), st.none(), st.just({}), st.booleans())
     )
     assume(value != record[name])
+    assume(
+        (place, name) != (0, "sequence")
+    )  # a file may begin at any place: what the first record says is all there is
     lines = list(LINES)
     at = lines.index(record_line(RECORDS[place]))
     lines[at] = canonical_json({"record": record | {name: value}}) + b"\n"
