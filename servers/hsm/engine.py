@@ -14,7 +14,7 @@ from servers.crypto.errors import CryptoError
 from servers.crypto.sealing import Sealed, open_sealed
 from servers.hsm.in_use import InUse
 from servers.hsm.keystore import ReplicasDamagedError, UnknownKeyError, VersionError
-from servers.hsm.sealed import DamagedError, Header, SealedSeed
+from servers.hsm.sealed import Header, SealedSeed
 from servers.hsm.vaults import SealedError, Unlocked, VaultError, overwrite
 
 if TYPE_CHECKING:
@@ -178,13 +178,20 @@ class Engine:
         ]
 
     def seeds(self) -> Iterator[tuple[Header, bytearray]]:
-        """Every key's header and seed, for a backup. Whoever takes a seed overwrites it."""
+        """Every key's header and seed, for a backup; a lost one is left out, and the journal says so. Whoever takes a
+        seed overwrites it.
+        """
         unlocked = self.require_unlocked()
-        after = ""
-        while page := self._store.index.page(after, 256):
-            for stored in page:
+        for handle in self._store.index.handles():
+            stored = self._store.index.get(handle)
+            if stored is None:
+                continue
+            try:
                 yield self._store.open(stored, unlocked.master)
-            after = page[-1].handle
+            except UnknownKeyError:
+                continue
+            except ReplicasDamagedError:
+                self._store.tell_lost(handle)
 
     def seal_restored(self, header: Header, seed: bytearray, unlocked: Unlocked) -> SealedSeed | None:
         """Seal a seed from a backup anew; None when it is not the key that its header says."""
@@ -290,7 +297,7 @@ class Engine:
     def _is_valid(self, stored: StoredKey, unlocked: Unlocked) -> bool:
         try:
             header, seed = self._store.open(stored, unlocked.master)
-        except (ReplicasDamagedError, DamagedError):
+        except (ReplicasDamagedError, UnknownKeyError):
             return False
         try:
             private = self._key(Algorithm(header.algorithm), seed)

@@ -125,6 +125,10 @@ class KeyIndex:
         handles = heapq.nsmallest(size, (handle for handle in tuple(self._keys) if handle > after))
         return [self._keys[handle] for handle in handles if handle in self._keys]
 
+    def handles(self) -> tuple[str, ...]:
+        """All handles, in no order: sorting so many would hold up every other thread."""
+        return tuple(self._keys)
+
     def files(self) -> set[str]:
         """Names of all sealed files that should be there."""
         return {stored.file for stored in self._keys.values()}
@@ -148,6 +152,8 @@ class KeyStore:
         self._journal = journal
         self._capacity = capacity
         self._lock = threading.Lock()
+        self._to_scrub: tuple[str, ...] = ()
+        self._lost: set[str] = set()
         self.index = KeyIndex()
 
     def load(self, entries: Iterable[Entry]) -> None:
@@ -215,6 +221,7 @@ class KeyStore:
 
         Raises:
             ReplicasDamagedError: no module has it whole, or the master key does not open it.
+            UnknownKeyError: it was destroyed meanwhile.
         """
         content = self.read(stored)
         try:
@@ -228,10 +235,13 @@ class KeyStore:
 
         Raises:
             ReplicasDamagedError: no module has it whole.
+            UnknownKeyError: it was destroyed meanwhile.
         """
         replicas = self._modules.read(stored.file, MAX_FILE_SIZE)
         good = [r for r in replicas if r.content is not None and _hash(r.content) == stored.digest]
         if not good or good[0].content is None:
+            if self.index.get(stored.handle) is None:
+                raise UnknownKeyError("the key was destroyed")
             raise ReplicasDamagedError(f"no module has key {stored.handle} whole: restore it from a backup")
         wrong = [replica for replica in replicas if replica.available and replica not in good]
         if wrong:
@@ -259,16 +269,28 @@ class KeyStore:
             self._modules.remove(stored.file)
         return len(versions)
 
-    def scrub(self, after: str, size: int) -> str:
-        """Read the next `size` keys after a handle, repairing replicas; returns the last handle, or "" at the end."""
-        page = self.index.page(after, size)
-        for stored in page:
+    def scrub(self, size: int) -> int:
+        """Read the next `size` keys in turn, repairing replicas; returns how many were read."""
+        if not self._to_scrub:
+            self._to_scrub = self.index.handles()
+        handles, self._to_scrub = self._to_scrub[:size], self._to_scrub[size:]
+        for handle in handles:
+            stored = self.index.get(handle)
+            if stored is None:
+                continue
             try:
                 self.read(stored)
+            except UnknownKeyError:
+                continue
             except ReplicasDamagedError:
-                if self.index.get(stored.handle) is not None:  # not destroyed meanwhile
-                    self._journal.append("replicas-lost", {"key_handle": stored.handle})
-        return page[-1].handle if len(page) == size else ""
+                self.tell_lost(handle)
+        return len(handles)
+
+    def tell_lost(self, handle: str) -> None:
+        """Record, once, that no module has a key whole."""
+        if handle not in self._lost:
+            self._journal.append("replicas-lost", {"key_handle": handle})
+            self._lost.add(handle)
 
     def tidy(self) -> None:
         """Remove files of destroyed keys from modules that were away, or were rolled back to before."""

@@ -55,7 +55,6 @@ class Upkeep:
         self._executor = executor
         self._every_s = every_s
         self._keys = keys
-        self._after = ""
         self._rounds = 0
         self._failed: frozenset[str] = frozenset()
 
@@ -76,7 +75,7 @@ class Upkeep:
                     self._journal.append("repair", {"replicas": "journal", "count": repaired})
                 self._store.tidy()
             if self._keys:
-                self._after = self._store.scrub(self._after, self._keys)
+                self._store.scrub(self._keys)
         except (QuorumError, DamagedError):
             _log.warning("the HSM's modules are not whole: behaviorguard hsm status", exc_info=True)
         self._rounds += 1
