@@ -53,7 +53,7 @@ class Plan:
     rate: int = 10_000
     seconds: int = 30
     users: int = 100_000
-    backlog: int = 200_000
+    backlog: int = 600_000
     broker: BrokerKind = "auto"
     pipelines: int = 1
 

@@ -62,7 +62,7 @@ def bench() -> None:
     "--users", default=100_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Users of the events."
 )
 @click.option(
-    "--backlog", default=200_000, show_default=True, type=click.IntRange(10_000, 5_000_000), help="Events to drain."
+    "--backlog", default=600_000, show_default=True, type=click.IntRange(10_000, 5_000_000), help="Events to drain."
 )
 @click.option("--broker", default="auto", show_default=True, type=click.Choice(["auto", "apache", "embedded"]))
 @click.option("--pipelines", default=1, show_default=True, type=click.IntRange(1, 8), help="Processes in the group.")

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.training", description="Train the models.")
     parser.add_argument("recordings", type=Path, help="arrays written by python -m infra.evaluation.prepare")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "models", help="model repository")
-    parser.add_argument("--version", default="1.0.0", help="version of weights and parameters")
+    parser.add_argument("--version", default="1.1.0", help="version of weights and parameters")
     parser.add_argument(
         "--accuracy", type=Path, help="JSON of infra.evaluation.crossvalidate, for the models' stated accuracy"
     )
