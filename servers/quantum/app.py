@@ -14,7 +14,6 @@ from behaviorguard.quantum.v1.token_service_pb2_grpc import add_TokenServiceServ
 
 from servers.crypto.algorithms import Algorithm
 from servers.crypto.provider import provider_named
-from servers.mesh.channels import open_channel
 from servers.mesh.health import DependencyCheck, HealthMonitor
 from servers.mesh.server import MeshServer, ServiceBinding
 from servers.mesh.tasks import RestartBudget, TaskOwner
@@ -23,7 +22,7 @@ from servers.quantum import database
 from servers.quantum.audit_app import audit_service, audit_trail
 from servers.quantum.audit_calls import TrailAudit
 from servers.quantum.health import quantum_particulars
-from servers.quantum.hsm import HSM_SERVICE, HsmClient
+from servers.quantum.hsm import HsmClient, hsm_channel
 from servers.quantum.key_cache import KeyCache
 from servers.quantum.key_keeper import KeyKeeper
 from servers.quantum.key_ring import KeyRing
@@ -163,7 +162,7 @@ async def _core(settings: QuantumSettings, stack: AsyncExitStack, hsm: Hsm | Non
 
 
 def _hsm(settings: QuantumSettings, provider: CryptoProvider, stack: AsyncExitStack) -> HsmClient:
-    channel = open_channel(settings, settings.hsm_address, "hsm", contract=(HSM_SERVICE,))
+    channel = hsm_channel(settings, settings.hsm_address)
     stack.push_async_callback(channel.close)
     hsm = HsmClient(channel, provider)
     stack.push_async_callback(hsm.close)

@@ -20,6 +20,8 @@ from grpc_status import rpc_status
 
 from servers.crypto.channel import TOKEN_KEY, CallerChannel, ChannelOffer
 from servers.crypto.errors import CryptoError
+from servers.mesh.breaker import CircuitBreaker
+from servers.mesh.channels import open_channel
 from servers.mesh.errors import ErrorReason, MeshError
 from servers.quantum.ports import Destroyed, GeneratedKey, HsmState, Opened, SealedItem, Signed, SignItem
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from servers.crypto.provider import CryptoProvider
+    from servers.mesh.settings import MeshSettings
 
 _log = logging.getLogger(__name__)
 
@@ -54,16 +57,27 @@ _TEXTS: Final = {
     ErrorReason.ERROR_REASON_REPLICAS_DAMAGED: "no replica of the key is whole in the HSM",
     ErrorReason.ERROR_REASON_UNSUPPORTED_ALGORITHM: "the key's algorithm does not do this",
 }
+_TRIAL_SECONDS: Final = 2.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
+
+
+def hsm_channel(settings: MeshSettings, address: str) -> aio.Channel:
+    """A channel to the HSM.
+
+    Its breaker tries again every 2 s: nothing works without the HSM, a restart takes about that long, and one trial
+    costs nothing.
+    """
+    breaker = CircuitBreaker("hsm", retry_seconds=_TRIAL_SECONDS)
+    return open_channel(settings, address, "hsm", contract=(HSM_SERVICE,), breaker=breaker)
 
 
 class HsmClient:
     """Calls the HSM; implements `servers.quantum.ports.Hsm`. Belongs to one event loop; close it before its channel.
 
     Args:
-        channel: to the HSM (`open_channel(settings, address, "hsm", contract=(HSM_SERVICE,))`).
+        channel: to the HSM, from `hsm_channel`.
         provider: makes the shares of the HSM channel.
         caller: our workload name, which the HSM channel is bound to.
         batches: RPCs of each kind in flight at most; what comes meanwhile travels together in the next.

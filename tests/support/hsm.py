@@ -25,10 +25,9 @@ from servers.crypto.provider import provider_named
 from servers.crypto.sealing import seal
 from servers.hsm.app import hsm_app
 from servers.hsm.settings import HsmSettings
-from servers.mesh.channels import open_channel
 from servers.mesh.limits import Unlimited
 from servers.mesh.settings import MeshSettings
-from servers.quantum.hsm import HSM_SERVICE, HsmClient
+from servers.quantum.hsm import HsmClient, hsm_channel
 from servers.quantum.ports import GeneratedKey, SealedItem
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ class HsmProcess:
             identity = pki.issue(self.rig.pki, "operator")
             operator = await stack.enter_async_context(hsm_operator(self.target, identity))
             await ensure_unsealed(operator, self.rig.folder / "share", within_seconds=20)
-            channel = open_channel(mesh_settings(self.rig.pki, "quantum"), self.target, "hsm", contract=(HSM_SERVICE,))
+            channel = hsm_channel(mesh_settings(self.rig.pki, "quantum"), self.target)
             stack.push_async_callback(channel.close)
             client = HsmClient(channel, provider_named("cryptography"), seconds=5.0)
             stack.push_async_callback(client.close)

@@ -134,6 +134,9 @@ async def test_a_restarted_hsm_is_called_again(software_rig: HsmRig) -> None:
             process.end()
             away = await refused(client.decrypt(item))
             assert away == ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE
+            # Enough failures to open the breaker: it must not stay open long after the HSM is back.
+            reasons = {await refused(client.destroy(new_id(), ORGANIZATION)) for _ in range(30)}
+            assert ErrorReason.ERROR_REASON_CIRCUIT_OPEN in reasons
             process.start()
             async with process.calls():  # unsealed
 
