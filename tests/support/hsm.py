@@ -89,9 +89,7 @@ class RunningHsm:
 
     async def client(self, caller: str = "quantum", **changes: Any) -> HsmClient:
         """Call it as the quantum service does."""
-        channel = open_channel(
-            mesh_settings(self.rig.pki, caller), f"127.0.0.1:{self.port}", "hsm", contract=(HSM_SERVICE,)
-        )
+        channel = hsm_channel(mesh_settings(self.rig.pki, caller), f"127.0.0.1:{self.port}")
         self._stack.push_async_callback(channel.close)
         client = HsmClient(channel, provider_named("cryptography"), caller=caller, **changes)
         self._stack.push_async_callback(client.close)
