@@ -97,7 +97,7 @@ def test_down_and_status_where_nothing_runs(installation: Installation) -> None:
 def test_an_unknown_service_is_named_with_those_there_are(installation: Installation) -> None:
     result = installation.call("up", "--without", "ghost")
     assert result.returncode == 2
-    assert "there are: threat, pipeline, gateway" in result.stderr
+    assert "there are: hsm, quantum, threat, pipeline, gateway" in result.stderr
 
 
 def test_serve_says_what_is_missing(installation: Installation) -> None:
