@@ -11,7 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -32,6 +32,16 @@ if TYPE_CHECKING:
     from servers.quantum.key_store import KeyStore
     from servers.quantum.ports import GeneratedKey, Hsm
     from servers.quantum.recording import Recorder
+
+
+_REFUSALS: Final = frozenset(
+    {
+        ErrorReason.ERROR_REASON_HSM_SEALED,
+        ErrorReason.ERROR_REASON_ENTROPY_FAILED,
+        ErrorReason.ERROR_REASON_CIRCUIT_OPEN,
+        ErrorReason.ERROR_REASON_OVERLOADED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +81,14 @@ class KeyKeeper:
         owned = [OwnedKey(order.organization_id, str(uuid.uuid4())) for _ in orders]
         with database():
             await self._store.open_intents(owned)
+        made: list[GeneratedKey] = []
         try:
-            made = [
-                await self._hsm.generate(key.key_id, 1, each.algorithm.value, key.organization_id)
-                for key, each in zip(owned, orders, strict=True)
-            ]
+            for key, each in zip(owned, orders, strict=True):
+                made.append(await self._hsm.generate(key.key_id, 1, each.algorithm.value, key.organization_id))
             await self._store_new(owned, orders, made)
-        except BaseException:
-            await self._give_up(owned)
+        except BaseException as error:
+            perhaps_made = len(made) if _made_nothing(error) else len(made) + 1
+            await self._give_up(owned[:perhaps_made], never_made=owned[perhaps_made:])
             raise
         for key in owned:
             self._ring.drop(key.organization_id, key.key_id)
@@ -209,17 +219,20 @@ class KeyKeeper:
         action = Action("keygen", owned[0].organization_id, owned[0].key_id, data, made[0].operation_id)
         await self._recorder.commit(action, change)
 
-    async def _give_up(self, owned: list[OwnedKey]) -> None:
-        """Destroy what was made and not stored. What cannot be done now is done by `rotation.KeyUpkeep`."""
-        for key in owned:
-            try:
+    async def _give_up(self, owned: list[OwnedKey], never_made: list[OwnedKey]) -> None:
+        """Destroy what was made, or may have been, and not stored. What cannot be done now is done by
+        `rotation.KeyUpkeep`.
+        """
+        try:
+            for key in never_made:
+                await self._store.withdraw_intent(key)
+            for key in owned:
                 # Waits for a transaction that is still being committed: what it stored is not given up.
-                if not await self._store.abandon_intent(key):
-                    continue
-                await self._hsm.destroy(key.key_id, key.organization_id)
-                await self._store.close_intent(key)
-            except (MeshError, psycopg.Error, PoolTimeout):
-                return
+                if await self._store.abandon_intent(key):
+                    await self._hsm.destroy(key.key_id, key.organization_id)
+                    await self._store.close_intent(key)
+        except (MeshError, psycopg.Error, PoolTimeout):
+            return
 
     async def _remember(self, owned: OwnedKey) -> None:
         """Put a new key into the caches; it is stored already, so that a fault here is none of the caller's."""
@@ -231,6 +244,11 @@ class KeyKeeper:
     def _changed(self, key: Key) -> None:
         self._ring.drop(key.organization_id, key.key_id)
         self._cache.put(key)
+
+
+def _made_nothing(error: BaseException) -> bool:
+    """Whether the HSM refused: then there is nothing to destroy. Any other failure may have come after the making."""
+    return isinstance(error, MeshError) and error.reason in _REFUSALS
 
 
 def wrong_field(field: str, description: str) -> MeshError:

@@ -146,6 +146,14 @@ class KeyStore:
             {"keys": [key.key_id for key in keys], "organization": keys[0].organization_id},
         )
 
+    async def withdraw_intent(self, key: OwnedKey) -> None:
+        """The HSM was not asked, or made nothing."""
+        await self._rows(
+            """DELETE FROM quantum_keys.key_intents WHERE organization_id = %(organization)s AND key_id = %(key)s
+            RETURNING key_id""",
+            named(key),
+        )
+
     async def abandon_intent(self, key: OwnedKey) -> bool:
         """From now on the key cannot be stored; False when it was stored, or nothing of it is known."""
         rows = await self._rows(

@@ -121,6 +121,29 @@ async def test_a_key_that_cannot_be_stored_is_destroyed(stores: QuantumStores, t
     assert stores.rows("SELECT 1 FROM quantum_keys.key_intents WHERE organization_id = %s", admin.organization) == []
 
 
+@pytest.mark.parametrize("made", [0, 1])
+async def test_while_the_hsm_is_sealed_nothing_piles_up(stores: QuantumStores, made: int) -> None:
+    """A refusal leaves no intent, whether the first key was refused or its companion."""
+
+    class SealedAfter(StandInHsm):
+        async def generate(self, key_id: str, version: int, algorithm: str, organization_id: str) -> GeneratedKey:
+            if self.calls.count("generate") - before == made:
+                raise MeshError(ErrorReason.ERROR_REASON_HSM_SEALED, "sealed")
+            return await super().generate(key_id, version, algorithm, organization_id)
+
+    before = -10
+    hsm = SealedAfter()
+    async with running_quantum(stores, hsm, given_up_seconds=3600) as quantum:
+        admin = Admin(quantum)
+        master = await admin.master()
+        before = hsm.calls.count("generate")
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION) as caught:
+            await admin.service(purpose=key_pb2.KEY_PURPOSE_BOTH)
+        assert reason_of(caught[0]) == "ERROR_REASON_HSM_SEALED"
+        assert set(hsm.keys) == {master.key_id}
+    assert stores.rows("SELECT 1 FROM quantum_keys.key_intents WHERE organization_id = %s", admin.organization) == []
+
+
 async def test_an_orphan_is_destroyed_when_the_hsm_is_back(stores: QuantumStores) -> None:
     hsm = Interrupted(stores, "away")
     async with running_quantum(stores, hsm, given_up_seconds=1) as quantum:
