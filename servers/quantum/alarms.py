@@ -40,6 +40,8 @@ _HSM_REASONS: Final[Mapping[str, str]] = {
 }
 """What only the HSM's own records say."""
 _HSM: Final = "hsm"
+_OWN: Final = "quantum"
+"""Who does what nobody asked for: rotation by schedule, expiry, the platform's own keys."""
 
 _COUNT: Final = """
 SELECT count(*), (SELECT max(e.event_timestamp) FROM quantum_security.security_events e
@@ -73,7 +75,7 @@ EXCESSIVE_REQUESTS: Final = Threshold(
     "excessive_key_requests",
     100,
     timedelta(hours=1),
-    "operation IN ('keygen', 'rotate', 'rewrap', 'revoke', 'manage')",
+    "operation IN ('keygen', 'rotate', 'rewrap', 'revoke', 'manage') AND service_id <> 'quantum'",
 )
 
 
@@ -205,7 +207,7 @@ def _failed_keygen(record: Record) -> bool:
 
 
 def _key_request(record: Record) -> bool:
-    return record["operation"] in KEY_REQUESTS
+    return record["operation"] in KEY_REQUESTS and record["service_id"] != _OWN
 
 
 def _last_of_each(records: Sequence[Record], counted: Callable[[Record], bool]) -> list[Record]:

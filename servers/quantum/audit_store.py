@@ -103,18 +103,23 @@ def copy_row(record: Mapping[str, Any], record_hash: bytes) -> str:
         record["key_id"] or "\\N",
         record["user_id"] or "\\N",
         record["organization_id"],
-        record["service_id"].translate(_ESCAPES),
+        _escaped(record["service_id"]),
         record["operation_timestamp"],
         record["source_ip"] or "\\N",
-        record["user_agent"].translate(_ESCAPES) or "\\N",
+        _escaped(record["user_agent"]) or "\\N",
         record["correlation_id"] or "\\N",
-        orjson.dumps(record["operation_data"]).decode().translate(_ESCAPES),
+        _escaped(orjson.dumps(record["operation_data"]).decode()),
         record["result"],
         str(record["processing_time_ms"]),
-        record["error_details"].translate(_ESCAPES) or "\\N",
-        record["hsm_operation_id"].translate(_ESCAPES) or "\\N",
+        _escaped(record["error_details"]) or "\\N",
+        _escaped(record["hsm_operation_id"]) or "\\N",
         str(record["sequence"]),
         "\\\\x" + record["previous_hash"],
         "\\\\x" + record_hash.hex(),
     )
     return "\t".join(fields) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Text in COPY's form; most has nothing to escape, and looking is ten times as fast as translating."""
+    return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)

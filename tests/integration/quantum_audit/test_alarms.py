@@ -104,7 +104,8 @@ async def test_a_hundred_key_requests_are_fine_and_one_more_raises(
             )
         )
         uses = [entry(organization, operation="encrypt", occurred_at=BEGIN) for _ in range(50)]
-        await asyncio.gather(*map(trail.commit, uses))
+        own = [entry(organization, operation="rotate", service_id="quantum", occurred_at=BEGIN) for _ in range(50)]
+        await asyncio.gather(*map(trail.commit, (*uses, *own)))
         assert events(stores, organization) == []
         last = entry(organization, operation="manage", occurred_at=BEGIN + timedelta(minutes=59, seconds=59))
         await trail.commit(last)

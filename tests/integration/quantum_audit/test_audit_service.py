@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from servers.crypto.algorithms import Algorithm
 from servers.crypto.provider import provider_named
 from servers.mesh.errors import ErrorReason, MeshError
+from servers.quantum.alarms import Alarms
 from servers.quantum.audit_chain import CHECKPOINT_CONTEXT, Checkpoint, checkpoint_message
 from tests.support.audit import chain, entry, holds
 from tests.support.mesh import reason_of, refused
@@ -337,3 +338,54 @@ async def test_a_sealed_hsm_does_not_stop_exports_or_records(stores: QuantumStor
 async def _public_keys(running: RunningQuantum) -> list[bytes]:
     listed = await running.keys("operator").ListKeys(key_service_pb2.ListKeysRequest(page_size=500), timeout=5)
     return [key.public_key for key in listed.keys if key.service_id == "audit"]
+
+
+async def test_security_events_are_streamed_and_resumed(
+    stores: QuantumStores, hsm: StandInHsm, trails: Trails, organization: str
+) -> None:
+    failed = {"operation": "keygen", "result": "failure", "reason": "ERROR_REASON_INTERNAL"}
+    who = person(organization, "analyst")
+
+    async def provoke(number: int) -> None:
+        """The first makes a "high" event, the second a "medium" one."""
+        async with trails(in_transaction=Alarms().check) as trail:
+            many = [failed] * 6 if number == 1 else [{"operation": "manage"}] * 101
+            await asyncio.gather(*(trail.commit(entry(organization, **each)) for each in many))
+
+    async with running_quantum(stores, hsm) as running, running_quantum(stores, hsm) as elsewhere:
+        stub = running.audit("gateway")
+        everything = stub.WatchSecurityEvents(pb.WatchSecurityEventsRequest(), metadata=who)
+        await everything.initial_metadata()
+        urgent = stub.WatchSecurityEvents(
+            pb.WatchSecurityEventsRequest(minimum_severity=pb.SEVERITY_HIGH), metadata=who
+        )
+        await urgent.initial_metadata()
+        await provoke(1)
+        [first] = await take(everything, 1)
+        [high] = await take(urgent, 1)
+        everything.cancel()
+        await provoke(2)
+        resumed = elsewhere.audit("gateway").WatchSecurityEvents(
+            pb.WatchSecurityEventsRequest(resume_token=first.resume_token), metadata=who
+        )
+        [second] = await take(resumed, 1)
+        listed = await stub.ListSecurityEvents(
+            pb.ListSecurityEventsRequest(page_size=1, minimum_severity=pb.SEVERITY_MEDIUM), timeout=5, metadata=who
+        )
+        rest = await stub.ListSecurityEvents(
+            pb.ListSecurityEventsRequest(
+                page_size=1, minimum_severity=pb.SEVERITY_MEDIUM, page_token=listed.next_page_token
+            ),
+            timeout=5,
+            metadata=who,
+        )
+        async with refused(grpc.StatusCode.PERMISSION_DENIED):
+            await stub.ListSecurityEvents(
+                pb.ListSecurityEventsRequest(), timeout=5, metadata=person(organization, "self")
+            )
+        resumed.cancel()
+        urgent.cancel()
+    assert first.event.event_type == high.event.event_type == pb.SECURITY_EVENT_TYPE_KEY_GENERATION_FAILURES
+    assert (first.event.severity, first.event.event_data["count"]) == (pb.SEVERITY_HIGH, 6)
+    assert second.event.event_type == pb.SECURITY_EVENT_TYPE_EXCESSIVE_KEY_REQUESTS
+    assert [each.event_id for each in (*listed.events, *rest.events)] == [second.event.event_id, first.event.event_id]
