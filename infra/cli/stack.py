@@ -21,6 +21,7 @@ from rich.table import Table
 from infra.settings import StackSettings, load_settings
 from infra.stack.account import reachable_folder, unprivileged_account
 from infra.stack.addresses import addresses
+from infra.stack.hsm import describe
 from infra.stack.leftovers import leftovers, stop_leftovers
 from infra.stack.services import OPERATOR_TOKEN, SERVICES, service_command, service_named
 from infra.stack.state import StackStatus, is_supervised, read_status
@@ -262,6 +263,8 @@ def _print_status(
     console.print(table)
     for note in found.notes:
         console.print(f"[yellow]note[/] {escape(note)}")
+    if "hsm" in found.parts:
+        console.print(f"HSM: {escape(describe(settings))}")
     unhealthy = [part.name for part in found.parts.values() if part.state != "healthy"]
     if unhealthy:
         console.print(f"Read {settings.logs}/NAME.log for: {', '.join(unhealthy)}")

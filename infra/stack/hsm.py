@@ -46,6 +46,30 @@ def notice(settings: StackSettings) -> str:
     )
 
 
+def describe(settings: StackSettings, seconds: float = 3.0) -> str:
+    """How the HSM is now, in its own words; asks it, and says so when it does not answer within `seconds`."""
+    from behaviorguard.hsm.v1 import hsm_service_pb2 as pb  # noqa: PLC0415 -- as below
+
+    from infra.hsm import hsm_operator  # noqa: PLC0415
+    from servers.mesh.errors import MeshError  # noqa: PLC0415
+
+    async def work() -> str:
+        identity = pki.identity(settings.pki, "operator")
+        async with hsm_operator(f"{LOOPBACK}:{settings.hsm_port}", identity) as operator, asyncio.timeout(seconds):
+            found = await operator.status()
+        failed = [source.name for source in found.entropy_sources if source.health == pb.ENTROPY_HEALTH_FAILED]
+        away = [module.name for module in found.modules if not module.available]
+        amiss = [f"entropy fails: {', '.join(failed)}"] * bool(failed) + [f"away: {', '.join(away)}"] * bool(away)
+        state = pb.SealState.Name(found.state).removeprefix("SEAL_STATE_").lower()
+        words = [state, f"{found.key_count} keys", *amiss, found.backend_notice]
+        return "; ".join(words)
+
+    try:
+        return asyncio.run(work())
+    except (MeshError, TimeoutError, OSError):
+        return "does not answer"
+
+
 def unseal(settings: StackSettings, seconds: float) -> None:
     """Make the master key of an HSM that has none, and unseal it.
 

@@ -99,7 +99,7 @@ async def test_the_embedded_hsm_opens_by_itself_and_keeps_its_keys() -> None:
         assert "software store, not hardware" in said
         assert str(share) in said
         assert stat.S_IMODE(share.stat().st_mode) == 0o600
-        assert "software store" in (await asyncio.to_thread(installation.call, "status")).stdout
+        assert "HSM: unsealed" in await run(installation, "status")
         envelope = await close_envelope(quantum, await make_key(quantum))
         await run(installation, "down")
         await run(installation, "up", *ALONE)
@@ -125,6 +125,7 @@ async def test_a_ceremony_an_unsealing_and_a_recovery(tmp_path: Path) -> None:
         quantum = QuantumStack(installation)
         assert "hsm unseal" in await run(installation, "up", *ALONE)
         await refused_as(lambda: make_key(quantum), "HSM_SEALED")
+        assert "HSM: uninitialized" in await run(installation, "status")
         shares, backup = tmp_path / "shares", tmp_path / "hsm.backup"
         await run(installation, "hsm", "init", "--shares", "3", "--threshold", "2", "--out", str(shares))
         two = [word for number in (3, 1) for word in ("--share-file", str(shares / f"share-{number}.txt"))]

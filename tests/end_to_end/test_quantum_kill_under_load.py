@@ -39,6 +39,7 @@ pytestmark = pytest.mark.end_to_end
 PEOPLE = 40
 WORKERS = 12
 SETTLE_SECONDS = 90.0
+ALONE = [word for name in ("gateway", "pipeline", "threat") for word in ("--without", name)]
 # What a caller may be told while a part is away; anything else is a fault. Without a reason it is the connection's end.
 TRANSIENT = {
     "ERROR_REASON_HSM_SEALED",  # until it is unsealed again
@@ -266,13 +267,17 @@ async def nothing_is_lost(quantum: QuantumStack, load: Load) -> None:
     assert not wrong, f"{len(wrong)} of {len(done.calls)} acknowledged calls have another number of records than one"
 
 
+def succeeds(installation: Installation, *words: str) -> None:
+    """Run a command that must succeed."""
+    done = installation.call(*words)
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+
+
 def the_trail_verifies(installation: Installation) -> None:
     """An export of the whole trail is checked offline."""
     export = installation.folder / "trail.export"
-    exported = installation.call("audit", "export", str(export))
-    assert exported.returncode == 0, exported.stdout + exported.stderr
-    verified = installation.call("audit", "verify", str(export), "--json")
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    succeeds(installation, "audit", "export", str(export))
+    succeeds(installation, "audit", "verify", str(export), "--json")
 
 
 async def lose_parts_under_load(installation: Installation, *, between: int, rounds: int, pause_seconds: float) -> Load:
@@ -285,6 +290,9 @@ async def lose_parts_under_load(installation: Installation, *, between: int, rou
             for name in ("hsm", "quantum", "postgres-quantum") * rounds:
                 await working(running, load.more(between))
                 await working(running, asyncio.to_thread(installation.kill, name))
+            await working(running, load.more(between))
+            for words in (("down",), ("up", *ALONE)):
+                await working(running, asyncio.to_thread(succeeds, installation, *words))
             await working(running, load.more(between))
             load.stop()
             await running
@@ -309,9 +317,7 @@ async def working(running: asyncio.Task[None], other: Awaitable[None]) -> None:
 async def quantum_alone() -> AsyncIterator[Installation]:
     """HSM, quantum service and their stores."""
     with installed(breaker_seconds="1") as installation:
-        without = [word for name in ("gateway", "pipeline", "threat") for word in ("--without", name)]
-        started = await asyncio.to_thread(installation.call, "up", *without)
-        assert started.returncode == 0, started.stdout + started.stderr
+        await asyncio.to_thread(succeeds, installation, "up", *ALONE)
         yield installation
 
 
