@@ -20,7 +20,7 @@ from tests.support.quantum import Admin, StandInHsm, person, running_quantum
 from tests.support.threat import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.support.quantum import QuantumStores
 
@@ -112,8 +112,8 @@ async def test_what_cannot_be_recorded_is_not_done(stores: QuantumStores) -> Non
         templates = quantum.templates("gateway")
         request = templates_pb.EncryptTemplateRequest(user_id=USER, biometric_template=b"face")
         with trail_read_only(stores):
-            # One after the other: in one transaction, a rotation would see the revocation that is then undone.
-            # One after the other: a call is on its way as soon as it is made.
+            # One after the other (a call is on its way as soon as it is made): in one transaction, a rotation would see
+            # the revocation that is then undone.
             calls: tuple[Callable[[], Any], ...] = (
                 lambda: admin.service(service_id="other"),
                 lambda: admin.RotateKey(pb.RotateKeyRequest(key_id=made.key_id)),
@@ -121,7 +121,8 @@ async def test_what_cannot_be_recorded_is_not_done(stores: QuantumStores) -> Non
                 lambda: admin.RevokeKey(pb.RevokeKeyRequest(key_id=made.key_id, reason="x")),
                 lambda: admin.GetKey(pb.GetKeyRequest(key_id=made.key_id)),
                 lambda: templates.EncryptTemplate(request, metadata=person(admin.organization, "self", USER)),
-            ):
+            )
+            for call in calls:
                 assert await reason(call()) == "ERROR_REASON_AUDIT_UNAVAILABLE"
         assert await admin.key(made.key_id) == before
         kept = stores.rows(
