@@ -103,13 +103,12 @@ def service_command(service: Service, settings: StackSettings, addresses: Addres
     # What the caller set stays, except for what only the stack can know.
     modules = ",".join(str(folder) for folder in module_folders(settings))
     environment = {**service.environment, "BEHAVIORGUARD_HSM_MODULES": modules, **environment}
-    for admin_only in ("BEHAVIORGUARD_POSTGRES_DSN", "BEHAVIORGUARD_QUANTUM_DSN", "BEHAVIORGUARD_QUANTUM_REDIS_URL"):
-        environment.pop(admin_only, None)
+    for secret in ("POSTGRES_DSN", "QUANTUM_DSN", "REDIS_URL", "QUANTUM_REDIS_URL"):
+        environment.pop(f"BEHAVIORGUARD_{secret}", None)
     environment |= pki.identity(settings.pki, service.name).environment()
     environment |= {
         "BEHAVIORGUARD_SERVICE_NAME": service.name,
         "BEHAVIORGUARD_PORT": str(service.port(settings)),
-        "BEHAVIORGUARD_REDIS_URL": addresses.redis if service.stores == "main" else addresses.quantum_redis,
         "BEHAVIORGUARD_KAFKA_BOOTSTRAP": addresses.kafka,
         "BEHAVIORGUARD_THREAT_TARGET": f"{LOOPBACK}:{settings.threat_port}",
         "BEHAVIORGUARD_QUANTUM_TARGET": f"{LOOPBACK}:{settings.quantum_port}",
@@ -122,6 +121,10 @@ def service_command(service: Service, settings: StackSettings, addresses: Addres
     if service.role is not None:
         databases = addresses.postgres if service.stores == "main" else addresses.quantum
         environment["BEHAVIORGUARD_POSTGRES_DSN"] = databases[service.role]
+    if f"redis-{service.stores}" in service.needs:
+        environment["BEHAVIORGUARD_REDIS_URL"] = (
+            addresses.redis if service.stores == "main" else addresses.quantum_redis
+        )
     if service.audited:
         environment["BEHAVIORGUARD_AUDIT_TARGET"] = f"{LOOPBACK}:{settings.quantum_port}"
     return Command(service.name, [sys.executable, "-m", service.module], environment, grace_seconds=30)

@@ -125,3 +125,19 @@ def test_external_addresses_are_handed_on(installation: Installation) -> None:
     threat = service_command(service_named("threat"), settings, addresses(settings)).environment
     assert threat["BEHAVIORGUARD_POSTGRES_DSN"] == "postgresql://app@db.example/behaviorguard"
     assert threat["BEHAVIORGUARD_KAFKA_BOOTSTRAP"] == "broker.example:9092"
+
+
+def test_each_service_gets_the_passwords_of_its_own_stores_alone(installation: Installation) -> None:
+    settings = installation.settings()
+    where = addresses(settings)
+    passwords = {"main": where.redis, "quantum": where.quantum_redis}
+    for service in SERVICES:
+        environment = service_command(service, settings, where).environment
+        own = {passwords[service.stores]} if f"redis-{service.stores}" in service.needs else set()
+        if service.role is not None:
+            own.add((where.postgres if service.stores == "main" else where.quantum)[service.role])
+        secrets = {*passwords.values(), *where.postgres.values(), *where.quantum.values()}
+        assert {value for value in environment.values() if value in secrets} == own, service.name
+    quantum = service_command(service_named("quantum"), settings, where).environment
+    assert f":{settings.quantum_redis_port}/" in quantum["BEHAVIORGUARD_REDIS_URL"]
+    assert "BEHAVIORGUARD_AUDIT_TARGET" not in quantum
