@@ -128,7 +128,7 @@ class AuditTrail:
         batch: int = 128,
         queue: int = 4096,
         within_seconds: float = 3.0,
-        gather_seconds: float = 0.003,
+        gather_seconds: float = 0.005,
         in_transaction: InTransaction | None = None,
     ) -> None:
         self._dsn = dsn
