@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
 import time
-from collections import deque
-from dataclasses import dataclass, field
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 from behaviorguard.hsm.v1 import hsm_service_pb2 as pb
@@ -23,29 +19,23 @@ from servers.crypto.errors import CryptoError
 from servers.mesh.breaker import CircuitBreaker
 from servers.mesh.channels import open_channel
 from servers.mesh.errors import ErrorReason, MeshError
+from servers.quantum.hsm_batches import Batches, hsm_away
 from servers.quantum.ports import Destroyed, GeneratedKey, HsmState, Opened, SealedItem, Signed, SignItem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from google.protobuf.message import Message
 
     from servers.crypto.provider import CryptoProvider
     from servers.mesh.settings import MeshSettings
 
-_log = logging.getLogger(__name__)
-
 HSM_SERVICE: Final = "behaviorguard.hsm.v1.HsmService"
 """Name it in the channel's contract, so that reads are retried."""
-BATCH_ITEMS: Final = 64
-"""Items of one RPC at most, as the contract says."""
-
-_BATCH_BYTES: Final = 3 * 1024 * 1024
 _ITEM_BYTES: Final = 512
 _RENEW_SHARE: Final = 0.8
 _RETRY_SECONDS: Final = 0.05
 _RETRIES: Final = 2
-_RETRY_AFTER_SECONDS: Final = 1.0
 _STATES: Final = {
     pb.SEAL_STATE_UNINITIALIZED: "uninitialized",
     pb.SEAL_STATE_SEALED: "sealed",
@@ -58,8 +48,6 @@ _TEXTS: Final = {
     ErrorReason.ERROR_REASON_UNSUPPORTED_ALGORITHM: "the key's algorithm does not do this",
 }
 _TRIAL_SECONDS: Final = 2.0
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 
 
@@ -102,8 +90,8 @@ class HsmClient:
         self._channel: CallerChannel | None = None
         self._renew_at = 0.0
         self._opening = asyncio.Lock()
-        self._decrypts: _Batches[SealedItem, Opened] = _Batches(self._decrypt, _sealed_size, batches, waiting)
-        self._signs: _Batches[SignItem, Signed] = _Batches(self._sign, _message_size, batches, waiting)
+        self._decrypts: Batches[SealedItem, Opened] = Batches(self._decrypt, _sealed_size, batches, waiting)
+        self._signs: Batches[SignItem, Signed] = Batches(self._sign, _message_size, batches, waiting)
 
     async def close(self) -> None:
         """Give up what is in flight; whoever waits is told that the HSM is away."""
@@ -234,7 +222,7 @@ class HsmClient:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or _was_answered(error) or attempt == _RETRIES:
                     raise refusal from error
             await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
-        raise _away()
+        raise hsm_away()
 
     async def _open(self) -> CallerChannel:
         """The HSM channel; a new one when there is none, or the old one nears its end."""
@@ -252,7 +240,7 @@ class HsmClient:
             except aio.AioRpcError as error:
                 raise mesh_error(error) from error
             except CryptoError:
-                raise _away() from None
+                raise hsm_away() from None
             life = answer.expires_at.ToDatetime(UTC).timestamp() - time.time()
             self._renew_at = time.monotonic() + max(1.0, life * _RENEW_SHARE)
             return self._channel
@@ -260,134 +248,6 @@ class HsmClient:
     def _forget(self, channel: CallerChannel) -> None:
         if self._channel is channel:
             self._channel = None
-
-
-@dataclass(slots=True)
-class _Waiting(Generic[Item, Result]):
-    """One caller's item."""
-
-    item: Item
-    size: int
-    done: asyncio.Future[Result] = field(repr=False)
-
-
-class _Batches(Generic[Item, Result]):
-    """Puts concurrent callers' items into one RPC: the first goes at once, what comes while the RPCs in flight are at
-    their limit goes together in the next.
-    """
-
-    def __init__(
-        self,
-        send: Callable[[Sequence[Item]], Coroutine[Any, Any, list[Result | MeshError]]],
-        size: Callable[[Item], int],
-        in_flight: int,
-        waiting: int,
-    ) -> None:
-        self._send = send
-        self._size = size
-        self._in_flight = in_flight
-        self._most_waiting = waiting
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._sending: set[asyncio.Task[None]] = set()
-        self._scheduled = False
-        self._closed = False
-
-    async def submit(self, item: Item) -> Result:
-        """The item's result, or its error."""
-        return await self._enqueue(item)
-
-    async def submit_all(self, items: Sequence[Item]) -> list[Result | MeshError]:
-        """Result or error of each item."""
-        results = await asyncio.gather(*(self._enqueue_or_fail(item) for item in items), return_exceptions=True)
-        found: list[Result | MeshError] = []
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, MeshError):
-                raise result
-            found.append(result)
-        return found
-
-    async def close(self) -> None:
-        """Take no more, and end what is in flight."""
-        self._closed = True
-        for task in tuple(self._sending):
-            task.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
-        while self._waiting:
-            _fail(self._waiting.popleft(), _away())
-
-    def _enqueue_or_fail(self, item: Item) -> asyncio.Future[Result]:
-        try:
-            return self._enqueue(item)
-        except MeshError as error:
-            failed: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            return failed
-
-    def _enqueue(self, item: Item) -> asyncio.Future[Result]:
-        if self._closed:
-            raise _away()
-        if len(self._waiting) >= self._most_waiting:
-            raise MeshError(
-                ErrorReason.ERROR_REASON_OVERLOADED,
-                "too many calls wait for the HSM",
-                retry_after_s=_RETRY_AFTER_SECONDS,
-            )
-        waiting = _Waiting(item, self._size(item), asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        if not self._scheduled:
-            self._scheduled = True
-            # Whoever else is ready in this step of the loop comes along.
-            asyncio.get_running_loop().call_soon(self._flush)
-        return waiting.done
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        while self._waiting and len(self._sending) < self._in_flight:
-            batch = self._take()
-            if not batch:
-                continue
-            # In a context of its own: one caller's deadline and correlation id are not the others'.
-            work = self._run(batch)
-            task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-            self._sending.add(task)
-            task.add_done_callback(self._sent)
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
-        if not self._closed:
-            self._flush()
-
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        batch: list[_Waiting[Item, Result]] = []
-        room = _BATCH_BYTES
-        while self._waiting and len(batch) < BATCH_ITEMS:
-            first = self._waiting[0]
-            if first.done.done():  # whoever asked has given up
-                self._waiting.popleft()
-                continue
-            if batch and first.size > room:
-                break
-            room -= first.size
-            batch.append(self._waiting.popleft())
-        return batch
-
-    async def _run(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
-        try:
-            results = await self._send([waiting.item for waiting in batch])
-            if len(results) != len(batch):
-                raise _away()  # noqa: TRY301 -- as any other failure of the HSM
-        except MeshError as error:
-            results = [error] * len(batch)
-        except asyncio.CancelledError:
-            results = [_away()] * len(batch)
-        except Exception:
-            _log.exception("a call of the HSM failed")
-            results = [MeshError(ErrorReason.ERROR_REASON_INTERNAL, "the HSM could not be called")] * len(batch)
-        for waiting, result in zip(batch, results, strict=True):
-            if isinstance(result, MeshError):
-                _fail(waiting, result)
-            elif not waiting.done.done():
-                waiting.done.set_result(result)
 
 
 def mesh_error(error: aio.AioRpcError) -> MeshError:
@@ -403,7 +263,7 @@ def mesh_error(error: aio.AioRpcError) -> MeshError:
                 )
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return MeshError(ErrorReason.ERROR_REASON_DEADLINE, "the HSM did not answer in time")
-    return _away()
+    return hsm_away()
 
 
 def _retry(status: Any) -> float | None:
@@ -420,22 +280,10 @@ def _was_answered(error: aio.AioRpcError) -> bool:
     return rpc_status.from_call(error) is not None  # type: ignore[arg-type]  # an AioRpcError is a call here
 
 
-def _away() -> MeshError:
-    return MeshError(
-        ErrorReason.ERROR_REASON_DEPENDENCY_UNAVAILABLE, "the HSM is away", retry_after_s=_RETRY_AFTER_SECONDS
-    )
-
-
 def _item_error(reason: str) -> MeshError:
     known = reason in ErrorReason.keys()  # noqa: SIM118 -- an enum wrapper, not a dict
     value = ErrorReason.Value(reason) if known else ErrorReason.ERROR_REASON_INTERNAL
     return MeshError(value, _TEXTS.get(value, "the HSM could not do it"))
-
-
-def _fail(waiting: _Waiting[Any, Any], error: MeshError) -> None:
-    if not waiting.done.done():
-        waiting.done.set_exception(error)
-        waiting.done.exception()  # whoever waits gets it; with nobody left to wait there is nobody to tell
 
 
 def _sealed_size(item: SealedItem) -> int:
