@@ -35,10 +35,10 @@ def place_of(token: str, *issued_for: str) -> int:
     """
     try:
         packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        version, place, bound = _FORM.unpack(packed)
+        _version, place, _bound_to = _FORM.unpack(packed)
     except (binascii.Error, ValueError, struct.error):
         raise InvalidTokenError("the token is not one of this service") from None
-    if version != _VERSION or place > _LAST or bound != _bound(place, issued_for):
+    if place > _LAST or token != place_token(place, *issued_for):
         raise InvalidTokenError("the token was issued for another list or stream: keep the filter while paging")
     return int(place)
 
