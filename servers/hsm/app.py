@@ -99,6 +99,7 @@ def _parts(settings: HsmSettings, stack: AsyncExitStack) -> HsmParts:
     provider = provider_named(settings.crypto_provider)
     writers = ThreadPoolExecutor(settings.write_threads, thread_name_prefix="hsm-write")
     workers = ThreadPoolExecutor(settings.work_threads, thread_name_prefix="hsm-work")
+    ceremonies = ThreadPoolExecutor(2, thread_name_prefix="hsm-ceremony")
     modules = Modules(settings.hsm_modules)
     stack.callback(modules.close)
     journal = Journal(modules)
@@ -108,6 +109,7 @@ def _parts(settings: HsmSettings, stack: AsyncExitStack) -> HsmParts:
     vault = _vault(settings, provider)
     ceremony = Ceremony(journal, store, engine, vault, entropy, provider, shares_seconds=settings.shares_seconds)
     stack.callback(engine.lock)
+    stack.callback(ceremonies.shutdown)
     stack.callback(writers.shutdown)
     stack.callback(workers.shutdown)
     channels = Channels(provider, per_caller=settings.channels_per_caller, seconds=settings.channel_seconds)
@@ -125,6 +127,7 @@ def _parts(settings: HsmSettings, stack: AsyncExitStack) -> HsmParts:
         rates,
         writers,
         workers,
+        ceremonies,
     )
 
 

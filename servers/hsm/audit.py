@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from servers.hsm.modules import QuorumError
@@ -29,8 +30,8 @@ _REFUSALS_A_MINUTE: Final = 60
 class JournalAudit:
     """Writes audited calls into the journal: every ceremony, opened channel and list, and what was refused.
 
-    So many refusals a minute are written one by one; the rest is counted and written as one record, so that nobody
-    fills the disks by being refused.
+    So many refusals a minute, of ceremonies and of other calls each, are written one by one; the rest is counted and
+    written as one record, so that nobody fills the disks by being refused, nor hides an attempt at a ceremony so.
     """
 
     def __init__(self, journal: Journal, executor: Executor, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +40,7 @@ class JournalAudit:
         self._clock = clock
         self._log = LogAudit()
         self._minute_ends = 0.0
-        self._refusals = 0
+        self._refusals: Counter[bool] = Counter()
 
     async def record(self, call: CallContext, outcome: Outcome) -> None:
         """See `AuditSink`."""
@@ -51,7 +52,7 @@ class JournalAudit:
         suppressed = self._next_minute()
         if suppressed:
             records.append(("refusals", {"count": suppressed}))
-        if outcome.success or method in CEREMONIES or self._has_room():
+        if outcome.success or self._has_room(ceremony=method in CEREMONIES):
             records.append(("call", _said(call, outcome, method)))
         if not records:
             return
@@ -65,13 +66,14 @@ class JournalAudit:
         now = self._clock()
         if now < self._minute_ends:
             return 0
-        suppressed = max(0, self._refusals - _REFUSALS_A_MINUTE)
-        self._minute_ends, self._refusals = now + 60.0, 0
+        suppressed = sum(max(0, count - _REFUSALS_A_MINUTE) for count in self._refusals.values())
+        self._minute_ends = now + 60.0
+        self._refusals.clear()
         return suppressed
 
-    def _has_room(self) -> bool:
-        self._refusals += 1
-        return self._refusals <= _REFUSALS_A_MINUTE
+    def _has_room(self, *, ceremony: bool) -> bool:
+        self._refusals[ceremony] += 1
+        return self._refusals[ceremony] <= _REFUSALS_A_MINUTE
 
 
 def _said(call: CallContext, outcome: Outcome, method: str) -> dict[str, Value]:

@@ -68,6 +68,8 @@ class HsmParts:
     """Threads that wait for disks."""
     workers: Executor
     """Threads that decrypt and sign."""
+    ceremonies: Executor
+    """Threads of ceremonies: sealing must not wait for keys that are being made."""
 
 
 class HsmService(HsmServiceServicer):
@@ -235,7 +237,7 @@ class HsmService(HsmServiceServicer):
         return done
 
     async def _ceremony(self, work: Callable[[], T]) -> T:
-        return await self._do(work, self._parts.writers)
+        return await self._do(work, self._parts.ceremonies)
 
     async def _do(self, work: Callable[[], T], executor: Executor) -> T:
         """Work that blocks, in a thread. It goes on when the caller gives up: half a key would help nobody."""

@@ -338,3 +338,14 @@ async def test_batches_do_not_block_the_loop(software_rig: HsmRig) -> None:
                 await client.decrypt_many(boxes)
                 await asyncio.gather(*(client.sign(signer.key_handle, ORGANIZATION, b"m") for _ in range(64)))
                 await client.generate(new_id(), 1, Algorithm.ML_DSA_87, ORGANIZATION)
+
+
+async def test_attempts_at_ceremonies_are_kept_apart_and_bounded(software_rig: HsmRig) -> None:
+    async with running_hsm(software_rig) as hsm:
+        client, quantum = await hsm.client(), await hsm.as_workload("quantum")
+        made = [client.generate(new_id(), 9, Algorithm.ED25519, ORGANIZATION) for _ in range(100)]
+        await asyncio.gather(*made, return_exceptions=True)
+        attempts = [quantum.call("Seal", pb.SealRequest()) for _ in range(100)]
+        await asyncio.gather(*attempts, return_exceptions=True)
+        refusals = [entry["data"]["method"] for entry in journal(software_rig) if entry["data"].get("reason")]
+        assert refusals.count("Seal") == refusals.count("GenerateKey") == 60
