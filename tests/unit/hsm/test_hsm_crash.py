@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from servers.hsm.journal import FILE
-from tests.support.hsm import ORGANIZATION
+from servers.crypto.algorithms import Algorithm
+from servers.crypto.provider import provider_named
+from servers.hsm.ceremony import Ceremony, State
+from servers.hsm.engine import Engine, KeyOrder
+from servers.hsm.entropy import EntropyPool, OsSource
+from servers.hsm.journal import FILE, Journal
+from servers.hsm.keystore import KeyStore
+from servers.hsm.modules import Modules
+from servers.hsm.vaults import SoftwareVault
+from tests.support.hsm import ORGANIZATION, new_id
 from tests.unit.hsm.test_hsm_replicas import Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+PROVIDER = provider_named("cryptography")
 STEPS = ("fsync", "pwrite", "open", "unlink", "replace", "mkdir")
 
 
@@ -123,3 +133,78 @@ def test_a_crash_while_a_replica_is_repaired(tmp_path: Path) -> None:
         assert shelf.store.index.get(kept) is not None
 
     assert every_crash(tmp_path, repair, verify) > 3
+
+
+class Site:
+    """An HSM without a server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.modules = Modules([folder / name for name in "abc"])
+        self.modules.open()
+        self.journal = Journal(self.modules)
+        self.store = KeyStore(self.modules, self.journal, capacity=100)
+        entropy = EntropyPool([OsSource()])
+        entropy.start()
+        self.engine = Engine(self.store, entropy, PROVIDER, keys_in_use=16)
+        self.ceremony = Ceremony(
+            self.journal, self.store, self.engine, SoftwareVault(), entropy, PROVIDER, shares_seconds=60
+        )
+        self.ceremony.load()
+
+    def handles(self) -> list[str]:
+        return [listed.stored.handle for listed in self.engine.listed("", 100, validate=True) if listed.valid]
+
+    def close(self) -> None:
+        self.engine.lock()
+        self.modules.close()
+
+
+def test_a_crash_while_a_backup_is_restored(tmp_path: Path) -> None:
+    """Afterwards there is either all of it or nothing, and then the same restore works."""
+    old = Site(tmp_path / "old")
+    made = old.ceremony.initialize(1, 1, {})
+    old.ceremony.unseal(made.shares[0], {})
+    for _ in range(3):
+        old.engine.generate(KeyOrder(new_id(), 1, Algorithm.ED25519, ORGANIZATION), {})
+    backup, expected = list(old.ceremony.export({})), old.handles()
+    old.close()
+    for steps in range(0, 400, 3):
+        site = Site(tmp_path / str(steps))
+        site.ceremony.unseal(made.shares[0], {})
+        fuse = Fuse(steps)
+        with pytest.MonkeyPatch.context() as patch:
+            light(patch, fuse)
+            with suppress(Crash):
+                site.ceremony.restore(iter(backup), {})
+        site.close()
+        site = Site(tmp_path / str(steps))
+        if site.ceremony.state is State.UNINITIALIZED:
+            assert fuse.blown
+            site.ceremony.unseal(made.shares[0], {})
+            assert site.ceremony.restore(iter(backup), {}).keys == 3
+        else:
+            site.ceremony.unseal(made.shares[0], {})
+        assert site.handles() == expected
+        site.close()
+        if not fuse.blown:
+            return
+    raise AssertionError("the restore never ends")
+
+
+def test_a_crash_while_an_hsm_is_initialised(tmp_path: Path) -> None:
+    for steps in range(100):
+        site = Site(tmp_path / str(steps))
+        fuse = Fuse(steps)
+        words: tuple[str, ...] = ()
+        with pytest.MonkeyPatch.context() as patch:
+            light(patch, fuse)
+            with suppress(Crash):
+                words = site.ceremony.initialize(1, 1, {}).shares
+        site.close()
+        site = Site(tmp_path / str(steps))
+        if words:
+            assert site.ceremony.unseal(words[0], {}).state is State.UNSEALED
+        site.close()
+        if not fuse.blown:
+            return
+    raise AssertionError("the ceremony never ends")
