@@ -196,14 +196,13 @@ def timestamp_of(moment: datetime) -> Timestamp:
 def _runs(patterns: Sequence[behavior_pb2.KeystrokePattern], problems: list[FieldProblem]) -> list[KeystrokeRun]:
     runs = []
     for index, pattern in enumerate(patterns):
-        # A list first: NumPy asks a repeated field for each item, which costs ten times as much.
         run = KeystrokeRun(
             prompt_id=pattern.prompt_id,
-            key_classes=np.array(list(pattern.key_classes), np.int64),
-            hold_ms=np.array(list(pattern.hold_ms), np.float32),
-            flight_ms=np.array(list(pattern.flight_ms), np.float32),
-            pressure=np.array(list(pattern.pressure), np.float32),
-            contact_size=np.array(list(pattern.contact_size), np.float32),
+            key_classes=np.fromiter(pattern.key_classes, np.int64, len(pattern.key_classes)),
+            hold_ms=np.fromiter(pattern.hold_ms, np.float32, len(pattern.hold_ms)),
+            flight_ms=np.fromiter(pattern.flight_ms, np.float32, len(pattern.flight_ms)),
+            pressure=np.fromiter(pattern.pressure, np.float32, len(pattern.pressure)),
+            contact_size=np.fromiter(pattern.contact_size, np.float32, len(pattern.contact_size)),
         )
         if problem := keystroke_problem(run):
             place = f"event_data.behavioral_metrics.keystroke_dynamics[{index}]"
@@ -217,10 +216,10 @@ def _paths(patterns: Sequence[behavior_pb2.MousePattern], problems: list[FieldPr
     paths = []
     for index, pattern in enumerate(patterns):
         path = MousePath(
-            time_ms=np.array(list(pattern.time_ms), np.float64),
-            x_px=np.array(list(pattern.x_px), np.float64),
-            y_px=np.array(list(pattern.y_px), np.float64),
-            actions=np.array(list(pattern.actions), np.int64),
+            time_ms=np.fromiter(pattern.time_ms, np.float64, len(pattern.time_ms)),
+            x_px=np.fromiter(pattern.x_px, np.float64, len(pattern.x_px)),
+            y_px=np.fromiter(pattern.y_px, np.float64, len(pattern.y_px)),
+            actions=np.fromiter(pattern.actions, np.int64, len(pattern.actions)),
         )
         if problem := stroke_problem(path):
             place = f"event_data.behavioral_metrics.mouse_dynamics[{index}]"

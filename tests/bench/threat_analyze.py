@@ -34,7 +34,7 @@ from infra.stack.postgres import PostgresOptions, PostgresServer
 from infra.stack.secrets import password
 from infra.stack.valkey import ValkeyOptions, ValkeyServer
 from servers.mesh.limits import Unlimited
-from servers.mesh.server import MeshServer, ServiceBinding
+from servers.mesh.server import MeshServer, ServiceBinding, spare_collections
 from servers.threat.app import SERVICE_NAME, threat_app
 from tests.bench.mesh_overhead import METHOD, Echo
 from tests.support.threat import Hand, StandInPipeline, Stores
@@ -112,6 +112,7 @@ async def measure(rounds: int, seconds: float) -> dict[str, Any]:
         caller = pki.issue(stores.pki, "operator")
         events = _events(stores, PEOPLE)
         await _enrol(stores, events)
+        spare_collections()  # as a service's process does
         for _ in range(rounds):
             for kind, seen in figures.items():
                 async with (_echo if kind == "echo" else _threat)(stores) as port:
