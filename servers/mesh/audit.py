@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -12,6 +13,7 @@ from behaviorguard.quantum.v1 import audit_service_pb2 as pb
 from behaviorguard.quantum.v1.audit_service_pb2_grpc import AuditServiceStub
 from grpc import aio
 
+from servers.mesh.context import CORRELATION_KEY
 from servers.mesh.errors import ErrorReason, MeshError
 
 if TYPE_CHECKING:
@@ -85,14 +87,20 @@ class RemoteAudit:
             raise audit_unavailable("too many audit records are waiting")
         self._room -= 1
         try:
+            # Outside the call's context: its deadline may be what the record has to tell of.
+            sending = asyncio.create_task(self._send(append_request(call, outcome)), context=Context())
             async with asyncio.timeout(self._within_seconds):
-                await self._append(append_request(call, outcome), timeout=self._within_seconds)
+                await sending
         except (aio.AioRpcError, MeshError, TimeoutError) as error:
             cause = error.code().name if isinstance(error, aio.AioRpcError) else type(error).__name__
             _log.warning("an audit record could not be written", extra={"cause": cause})
             raise audit_unavailable("the audit trail cannot be written") from error
         finally:
             self._room += 1
+
+    async def _send(self, request: pb.AppendAuditRecordRequest) -> None:
+        metadata = ((CORRELATION_KEY, request.correlation_id),)
+        await self._append(request, timeout=self._within_seconds, metadata=metadata)
 
 
 def append_request(call: CallContext, outcome: Outcome) -> pb.AppendAuditRecordRequest:

@@ -13,9 +13,9 @@ from grpc import aio
 
 from servers.mesh.breaker import CircuitBreaker
 from servers.mesh.certificates import read_proof
-from servers.mesh.context import SPEAKERS, current_call
+from servers.mesh.context import CORRELATION_KEY, SPEAKERS, current_call
 from servers.mesh.identity import USER_ID_KEY, Origin, on_behalf_of
-from servers.mesh.interceptors import CORRELATION_KEY, TRACEPARENT_KEY, new_correlation_id
+from servers.mesh.interceptors import TRACEPARENT_KEY, new_correlation_id
 from servers.mesh.policy import knows_people, reads
 
 if TYPE_CHECKING:

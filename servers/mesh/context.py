@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from behaviorguard.api.v1 import policy_pb2
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 Scope = policy_pb2.Scope
+CORRELATION_KEY: Final = "x-correlation-id"
+"""Metadata that carries the id which follows a request through every service."""
 GATEWAY = "gateway"
 """The workload that every end user comes in by: it calls for somebody, or for somebody who is not signed in."""
 SPEAKERS = frozenset({GATEWAY, "identity", "mobile"})

@@ -28,7 +28,7 @@ from grpc import aio
 
 from servers.mesh import identity, policy
 from servers.mesh.audit import Outcome, audit_unavailable
-from servers.mesh.context import GATEWAY, CallContext, enter_call
+from servers.mesh.context import CORRELATION_KEY, GATEWAY, CallContext, enter_call
 from servers.mesh.errors import STATUS_DETAILS_KEY, ErrorReason, MeshError
 from servers.mesh.streams import DrainingError, StreamGate
 from servers.mesh.telemetry import SERVER_FAULTS
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CORRELATION_KEY: Final = "x-correlation-id"
 TRACEPARENT_KEY: Final = "traceparent"
 # Stores keep it as a UUID; anything else is replaced.
 _CORRELATION: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
