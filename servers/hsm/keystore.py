@@ -66,7 +66,7 @@ class StoredKey:
     @property
     def file(self) -> str:
         """Where its sealed file lies in each module."""
-        return f"{KEYS}/{self.key_id[:2]}/{self.key_id}.{self.version}.seal"
+        return f"{KEYS}/{self.key_id[0]}/{self.key_id}.{self.version}.seal"
 
 
 class KeyIndex:
@@ -191,7 +191,7 @@ class KeyStore:
                 f"the HSM holds {self._capacity} key versions already: destroy some, or raise the limit"
             )
         stored, content = stored_key(sealed)
-        self._modules.write(stored.file, content)
+        self._modules.create(stored.file, content)
         try:
             entry = self._journal.append("generate", {**record_of(stored), **said}, journal_key)
         except Exception:
@@ -212,7 +212,7 @@ class KeyStore:
         records: list[tuple[str, dict[str, Value]]] = []
         for each in sealed:
             stored, content = stored_key(each)
-            self._modules.write(stored.file, content)
+            self._modules.create(stored.file, content)
             records.append(("restore-key", record_of(stored)))
         return records
 
