@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "quantum"
 _FILE: Final = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 _EXISTING: Final = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+_MOMENT: Final = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 _LONGEST_LINE: Final = 64 * 1024
 _ML_DSA_65_BYTES: Final = 1952
 _PAGE: Final = 500
@@ -140,6 +141,8 @@ Examples:
 @click.option("--key", type=click.UUID, help="Only this key.")
 @click.option("--user", type=click.UUID, help="Only this person.")
 @click.option("--organization", type=click.UUID, default=DEFAULT_ORGANIZATION_ID, help="Default: the stack's own.")
+@click.option("--since", type=_MOMENT, help="Only at or after this time (UTC).")
+@click.option("--until", type=_MOMENT, help="Only before this time (UTC).")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="So many at most.")
 @click.option("--follow", is_flag=True, help="Then print what comes, until Ctrl-C; always the stack's organisation.")
 @click.option("--checkpoints", "what", flag_value="checkpoints", help="Checkpoints instead of records.")
@@ -152,6 +155,8 @@ def list_records(  # noqa: PLR0913, PLR0917 -- one parameter an option, given by
     key: object,
     user: object,
     organization: object,
+    since: datetime | None,
+    until: datetime | None,
     limit: int,
     follow: bool,
     what: str | None,
@@ -166,6 +171,9 @@ def list_records(  # noqa: PLR0913, PLR0917 -- one parameter an option, given by
         user_id=str(user or ""),
         organization_id=str(organization),
     )
+    for moment, place in ((since, wanted.start_time), (until, wanted.end_time)):
+        if moment is not None:
+            place.FromDatetime(moment)
     if follow and what is not None:
         raise click.UsageError("--follow goes with records alone")
     run(_list(wanted, what or "records", limit, address, follow=follow, as_json=as_json), service=SERVICE)

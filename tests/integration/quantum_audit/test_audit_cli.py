@@ -61,11 +61,14 @@ async def test_from_the_trail_to_a_checked_file(
         kept.write_text(await done("list", "--checkpoints", "--limit", "1", "--json"))
         listed = await done("list", "--operation", "keygen", "--organization", organization, "--limit", "5", "--json")
         shown = await done("list", "--limit", "3")
+        nothing = await done("list", "--until", "2020-01-01", "--json")
+        recent = await done("list", "--since", "2020-01-01T00:00:00", "--limit", "2", "--json")
         events = await done("list", "--events")
     assert written.stat().st_mode & 0o077 == 0
     assert len(listed.splitlines()) == 5
     assert len(shown.splitlines()) == 3
-    assert events == ""
+    assert (events, nothing) == ("", "")
+    assert len(recent.splitlines()) == 2
     holds(chain(stores.owner_dsn, organization))
 
     for file in (written, other):
