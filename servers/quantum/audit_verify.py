@@ -137,6 +137,8 @@ class ExportVerifier:
         self._header = True
         self._organization = header.get("organization_id")
         self._report.organization_id = _shown(self._organization)
+        if any(pin.get("organization_id", self._organization) != self._organization for pin in self._pins.checkpoints):
+            self._found("checkpoint", 0, "", "a pinned checkpoint is of another organisation than the export")
         if not self._pins.keys:
             self._keys = keys_of(header.get("keys"))
 

@@ -202,6 +202,12 @@ def test_a_cut_end_is_found_with_a_pinned_checkpoint_alone(count: int) -> None:
     assert report.problem.kind == "truncated"
 
 
+def test_a_checkpoint_of_another_organization_is_no_pin() -> None:
+    report = check(LINES, checkpoints=[pin(10) | {"organization_id": "33333333-3333-4333-8333-333333333333"}])
+    assert report.problem is not None
+    assert "another organisation" in report.problem.text
+
+
 def test_a_file_that_was_cut_off_is_found() -> None:
     for count in range(len(LINES)):
         report = check(LINES[:count])
