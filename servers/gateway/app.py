@@ -12,6 +12,7 @@ from redis.asyncio import ConnectionPool, Redis
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from servers.gateway.admission import Admission, OperatorToken
+from servers.gateway.body_limits import BodyLimits
 from servers.gateway.budgets import Budgets
 from servers.gateway.calls import Upstream
 from servers.gateway.contract import Operation, read_contract
@@ -166,6 +167,11 @@ def _report_routes(parts: Parts) -> list[BaseRoute]:
 
 def _contract_routes(parts: Parts, admission: Admission, open_trial: OpenTrialSession) -> list[BaseRoute]:
     settings, codec, refusals = parts.settings, Codec(), RefusalAudit(parts.audit)
+    limits = BodyLimits(
+        usual=settings.max_body_bytes,
+        largest=settings.max_large_body_bytes,
+        large_at_once=settings.max_large_bodies,
+    )
     census = SocketCensus(total=settings.max_sockets, each=settings.sockets_per_session)
 
     def route(operation: Operation) -> BaseRoute:
@@ -179,7 +185,7 @@ def _contract_routes(parts: Parts, admission: Admission, open_trial: OpenTrialSe
             admission,
             codec,
             refusals,
-            max_body_bytes=settings.max_body_bytes,
+            limits,
             body_seconds=settings.body_seconds,
             after=open_trial if operation.rpc == START_TRIAL else None,
         )

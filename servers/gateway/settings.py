@@ -35,6 +35,9 @@ class GatewaySettings(MeshSettings):
     service_name: str = "gateway"
     port: int = Field(default=3000, ge=0, le=65535)
 
+    max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    """See `MeshSettings`; 64 envelopes of 80 KiB must fit."""
+
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """The main Redis: sessions and request budgets. May hold a password, hence secret."""
 
@@ -83,7 +86,14 @@ class GatewaySettings(MeshSettings):
     """The OpenAPI document served at /openapi.json."""
 
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, le=32 * 1024 * 1024)
-    """Largest request body, bytes."""
+    """Largest request body, bytes; analysts and administrators may send what the contract allows."""
+
+    max_large_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024)
+    """Largest request body of analysts and administrators, bytes, where the contract allows as much (envelopes to be
+    moved, messages to be signed)."""
+
+    max_large_bodies: int = Field(default=8, ge=1, le=1000)
+    """Bodies over `max_body_bytes` in memory at once; more are refused with 503 and Retry-After."""
 
     body_seconds: float = Field(default=10.0, gt=0, le=300)
     """Time a client gets to send a request's head, its body, or a socket's first frame."""

@@ -168,6 +168,24 @@ def test_templates_and_tokens_go_by_rest_too(quantum: QuantumStack) -> None:
         assert not answer.json()["valid"]
 
 
+def test_the_largest_message_is_signed_and_checked_by_rest(quantum: QuantumStack) -> None:
+    message = base64.b64encode(bytes(1024 * 1024)).decode()
+    with quantum.operator() as client:
+        made = keygen(client, MASTER | {"algorithm": "Dilithium3", "purpose": "signing"})
+        assert made.status_code == 201, made.text
+        assert made.json()["algorithm"] == "ML-DSA-65"
+        key_id = made.json()["keyId"]
+        signed = client.post("/api/quantum/sign", json={"keyId": key_id, "message": message})
+        assert signed.status_code == 200, signed.text
+        signature = signed.json()["quantumSignature"]["signature"]
+        said = {"keyId": key_id, "message": message, "signature": signature}
+        assert client.post("/api/quantum/verify", json=said).json() == {"valid": True}
+        too_large = client.post("/api/quantum/sign", json={"keyId": key_id, "message": "A" * 10_000_000})
+    assert (too_large.status_code, too_large.json()["errorCode"]) == (413, "too_large")
+    (record,) = quantum.audit_of(too_large.headers["X-Correlation-ID"])
+    assert (record["result"], record["service_id"]) == ("failure", "gateway")
+
+
 def test_the_keys_that_tokens_are_checked_with_are_public(quantum: QuantumStack) -> None:
     with quantum.operator() as client:
         del client.headers["Authorization"]

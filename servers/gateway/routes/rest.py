@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from servers.gateway.admission import Admission, Principal
+    from servers.gateway.body_limits import BodyLimits
     from servers.gateway.calls import Upstream
     from servers.gateway.contract import Operation
     from servers.gateway.exchange import Exchange
@@ -63,8 +64,8 @@ class RestEndpoint:
         admission: Admission,
         codec: Codec,
         refusals: RefusalAudit,
+        limits: BodyLimits,
         *,
-        max_body_bytes: int,
         body_seconds: float,
         after: AfterCall | None = None,
     ) -> None:
@@ -74,7 +75,8 @@ class RestEndpoint:
         self._codec = codec
         self._refusals = refusals
         self._stamp = Stamp(operation)
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
+        self._max_body_bytes = limits.limit(operation)
         self._body_seconds = body_seconds
         self._after = after
         self._status = operation.policy.http_status or 200
@@ -114,11 +116,13 @@ class RestEndpoint:
         self._admission.check_request(exchange)
         principal = request.principal = await self._admission.identify(exchange)
         await self._admission.authorize(principal, exchange, self._operation)
-        body = await read_body(exchange, receive, limit=self._max_body_bytes, seconds=self._body_seconds)
-        message = await self._read(scope, body)
-        self._request_fields.apply(message, exchange)
-        self._stamp.apply(message, principal, exchange)
-        return await self._upstream.unary(message, principal, exchange)
+        with self._limits.held(exchange, self._max_body_bytes):
+            body = await read_body(exchange, receive, limit=self._max_body_bytes, seconds=self._body_seconds)
+            message = await self._read(scope, body)
+            del body  # it may be megabytes
+            self._request_fields.apply(message, exchange)
+            self._stamp.apply(message, principal, exchange)
+            return await self._upstream.unary(message, principal, exchange)
 
     async def _refuse(self, send: Send, request: _Request, problem: Problem, *, recorded: bool) -> None:
         exchange = request.exchange
