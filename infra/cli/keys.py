@@ -14,7 +14,7 @@ from behaviorguard.quantum.v1 import key_pb2
 from behaviorguard.quantum.v1 import key_service_pb2 as pb
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from infra.cli.connection import address_option, fail, open_client, run
 from servers.gateway.transcoding import Codec
@@ -361,7 +361,8 @@ def _revoked_lines(answer: pb.RevokeKeyResponse) -> list[str]:
 
 
 def _table(answer: pb.ListKeysResponse) -> Table:
-    table = Table("key", "type", "algorithm", "owner", "version", "status", "ends", box=None)
+    whole = Column("key", no_wrap=True, min_width=36)  # an id that is cut short is of no use
+    table = Table(whole, "type", "algorithm", "owner", "v", "status", Column("ends", no_wrap=True), box=None)
     for key in answer.keys:
         status = _label(key_pb2.KeyStatus, key.status)
         table.add_row(
@@ -371,7 +372,7 @@ def _table(answer: pb.ListKeysResponse) -> Table:
             escape(key.service_id or key.device_id),
             str(key.version),
             f"[{_COLOURS.get(status, 'white')}]{status}[/]",
-            _time(key.expires_at),
+            key.expires_at.ToDatetime(UTC).date().isoformat(),
         )
     if answer.next_page_token:
         table.caption = "There are more: --count"

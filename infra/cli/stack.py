@@ -16,7 +16,7 @@ import click
 import psutil
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from infra.settings import StackSettings, load_settings
 from infra.stack.account import reachable_folder, unprivileged_account
@@ -255,7 +255,8 @@ def _print_status(
             console.print(f"The last start failed: {escape(found.problem)}\n  -> {escape(found.action)}")
         console.print("It does not run. Start it: behaviorguard up")
         return
-    table = Table("part", "state", "address", "process", "restarts", "memory", "detail", box=None)
+    address = Column("address", overflow="fold", min_width=22)
+    table = Table("part", "state", address, "process", "restarts", "memory", "detail", box=None)
     for part in found.parts.values():
         colour = COLOURS.get(part.state, "white")
         state, process = f"[{colour}]{part.state}[/]", str(part.pid or "-")
