@@ -48,7 +48,7 @@ from servers.quantum.audit_messages import OPERATIONS, checkpoint_of, record_of
 from servers.quantum.audit_verify import ExportVerifier, Pins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
     from behaviorguard.client import AsyncBehaviorGuardClient
 
@@ -174,8 +174,8 @@ def list_records(  # noqa: PLR0913, PLR0917 -- one parameter an option, given by
     for moment, place in ((since, wanted.start_time), (until, wanted.end_time)):
         if moment is not None:
             place.FromDatetime(moment)
-    if follow and what is not None:
-        raise click.UsageError("--follow goes with records alone")
+    if follow and what == "checkpoints":
+        raise click.UsageError("--follow goes with records and security events")
     run(_list(wanted, what or "records", limit, address, follow=follow, as_json=as_json), service=SERVICE)
 
 
@@ -230,21 +230,33 @@ async def _list(
             answer = await client.audit.ListSecurityEvents(pb.ListSecurityEventsRequest(page_size=min(limit, _PAGE)))
             for event in answer.events:
                 print_event(screen, event, as_json=as_json)
+            if follow:
+                async for each in follow_stream(client.audit.WatchSecurityEvents, pb.WatchSecurityEventsRequest()):
+                    print_event(screen, each.event, as_json=as_json)
         else:
             await _records(client, wanted, limit, screen, as_json=as_json)
             if follow:
-                await _follow(client, screen, as_json=as_json)
+                async for each in follow_stream(client.audit.WatchAuditRecords, pb.WatchAuditRecordsRequest()):
+                    print_record(screen, each.record, as_json=as_json)
     return 0
 
 
-async def _follow(client: AsyncBehaviorGuardClient, screen: Console, *, as_json: bool) -> None:
-    """Print records as they come; a dropped connection goes on where it broke off."""
-    request, failures = pb.WatchAuditRecordsRequest(), 0
+async def follow_stream(watch: Callable[[Any], Any], request: Any) -> AsyncGenerator[Any]:
+    """What comes on a stream; a dropped connection goes on where it broke off.
+
+    Args:
+        watch: opens the stream; its answers carry `resume_token`.
+        request: what to follow; its `resume_token` is moved on.
+
+    Raises:
+        ServiceError: the service refuses, or was away for too long.
+    """
+    failures = 0
     while True:
         try:
-            async for each in client.audit.WatchAuditRecords(request):
+            async for each in watch(request):
                 request.resume_token, failures = each.resume_token, 0
-                print_record(screen, each.record, as_json=as_json)
+                yield each
         except ServiceError as error:
             failures += 1
             gone = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "overloaded"
