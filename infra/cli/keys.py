@@ -14,7 +14,6 @@ from behaviorguard.quantum.v1 import key_pb2
 from behaviorguard.quantum.v1 import key_service_pb2 as pb
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
 
 from infra.cli.connection import address_option, fail, open_client, run
 from servers.gateway.transcoding import Codec
@@ -155,7 +154,7 @@ def list_keys(key_type: str | None, status: str | None, count: int, **options: A
                 break
         return found
 
-    _call(options, listed, _table)
+    _call(options, listed, _listed_lines)
 
 
 @keys.command(epilog=_CODES)
@@ -300,7 +299,7 @@ def _replace(file: Path, content: bytes) -> None:
 def _call(
     options: dict[str, Any],
     work: Callable[[AsyncBehaviorGuardClient], Awaitable[Any]],
-    lines: Callable[[Any], list[str]] | Callable[[Any], Table],
+    lines: Callable[[Any], list[str]],
     *,
     failed: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -312,9 +311,9 @@ def _call(
         if options["as_json"]:
             click.echo(Codec().encode(answer))
         else:
-            screen, shown = Console(highlight=False), lines(answer)
-            for line in shown if isinstance(shown, list) else [shown]:
-                screen.print(line, soft_wrap=isinstance(line, str))
+            screen = Console(highlight=False)
+            for line in lines(answer):
+                screen.print(line, soft_wrap=True)
         return 1 if failed() else 0
 
     run(called(), service=SERVICE)
@@ -360,23 +359,16 @@ def _revoked_lines(answer: pb.RevokeKeyResponse) -> list[str]:
     return [f"ended  {answer.key.key_id}", *(f"ended  {key_id}, below it" for key_id in answer.revoked_key_ids)]
 
 
-def _table(answer: pb.ListKeysResponse) -> Table:
-    whole = Column("key", no_wrap=True, min_width=36)  # an id that is cut short is of no use
-    table = Table(whole, "type", "algorithm", "owner", "v", "status", Column("ends", no_wrap=True), box=None)
+def _listed_lines(answer: pb.ListKeysResponse) -> list[str]:
+    """A line a key, its id whole at the beginning: to be copied, also from a narrow terminal."""
+    found = []
     for key in answer.keys:
         status = _label(key_pb2.KeyStatus, key.status)
-        table.add_row(
-            key.key_id,
-            _label(key_pb2.KeyType, key.key_type),
-            key.algorithm,
-            escape(key.service_id or key.device_id),
-            str(key.version),
-            f"[{_COLOURS.get(status, 'white')}]{status}[/]",
-            key.expires_at.ToDatetime(UTC).date().isoformat(),
+        found.append(
+            f"{key.key_id}  [{_COLOURS.get(status, 'white')}]{status:8}[/] {key.algorithm:11} v{key.version:<3} "
+            f"ends {key.expires_at.ToDatetime(UTC).date()}  {_label(key_pb2.KeyType, key.key_type)}{escape(_owner(key))}"
         )
-    if answer.next_page_token:
-        table.caption = "There are more: --count"
-    return table
+    return [*found, "There are more: --count"] if answer.next_page_token else found
 
 
 def _owner(key: key_pb2.Key) -> str:
