@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,8 @@ MADE: Final = ("generate", "restore-key")
 """Kinds of records that say that a key exists."""
 EMPTIED: Final = ("initialize", "restore-begin")
 """Kinds of records with which an HSM begins anew, empty."""
+
+_RESTORED_AT_ONCE: Final = 8
 
 
 class UnknownKeyError(LookupError):
@@ -209,12 +212,14 @@ class KeyStore:
         """
         if len(sealed) > self._capacity:
             raise KeysFullError(f"the HSM holds {self._capacity} key versions at most: raise the limit")
-        records: list[tuple[str, dict[str, Value]]] = []
-        for each in sealed:
+
+        def write(each: SealedSeed) -> tuple[str, dict[str, Value]]:
             stored, content = stored_key(each)
             self._modules.create(stored.file, content)
-            records.append(("restore-key", record_of(stored)))
-        return records
+            return "restore-key", record_of(stored)
+
+        with ThreadPoolExecutor(_RESTORED_AT_ONCE) as pool:
+            return list(pool.map(write, sealed))
 
     def open(self, stored: StoredKey, master: MasterKey) -> tuple[Header, bytearray]:
         """Read and open a seed; replicas that are not as written are repaired. The owner overwrites the seed.
