@@ -363,10 +363,10 @@ def _listed_lines(answer: pb.ListKeysResponse) -> list[str]:
     """A line a key, its id whole at the beginning: to be copied, also from a narrow terminal."""
     found = []
     for key in answer.keys:
-        status = _label(key_pb2.KeyStatus, key.status)
+        status, kind = _label(key_pb2.KeyStatus, key.status), _label(key_pb2.KeyType, key.key_type)
         found.append(
             f"{key.key_id}  [{_COLOURS.get(status, 'white')}]{status:8}[/] {key.algorithm:11} v{key.version:<3} "
-            f"ends {key.expires_at.ToDatetime(UTC).date()}  {_label(key_pb2.KeyType, key.key_type)}{escape(_owner(key))}"
+            f"ends {key.expires_at.ToDatetime(UTC).date()}  {kind}{escape(_owner(key))}"
         )
     return [*found, "There are more: --count"] if answer.next_page_token else found
 
