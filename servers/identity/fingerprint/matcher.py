@@ -1,0 +1,164 @@
+"""How alike two fingers are: minutiae with like surroundings that also lie alike towards each other.
+
+Local similarity of cylinders, then relaxation over pairs (LSS-R of Cappelli, Ferrara and Maltoni, IEEE TPAMI 32(12),
+2010, with its parameters): a pair lives when others keep distance, direction and bearing towards it. All three are
+between two minutiae, so a finger may be turned, moved, cut or stretched; only near relations have to hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from servers.identity.compiled import compiled
+from servers.identity.fingerprint.cylinders import LAYERS, WORDS, Cylinders
+
+if TYPE_CHECKING:
+    from servers.identity.compiled import Floats, Ints, Words
+
+MAX_TURN: Final = np.pi / 2
+"""Fingers turned further against each other are not compared: people do not press so."""
+MIN_COMMON: Final = 0.60
+STEPS: Final = 5
+KEPT: Final = 0.5
+MIN_PAIRS: Final = 4
+MAX_PAIRS: Final = 12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How alike two fingers are (0 to 1), and the minutiae taken for the same, as positions in both `Cylinders`."""
+
+    score: float
+    pairs: tuple[tuple[int, int], ...]
+
+
+def compare(probe: Cylinders, reference: Cylinders) -> Comparison:
+    """Compare two fingers; the order makes no difference beyond ties."""
+    fewer = min(len(probe.x), len(reference.x))
+    if fewer < MIN_PAIRS:
+        return Comparison(0.0, ())
+    likeness = _likeness(probe.bits, probe.valid, probe.angle, reference.bits, reference.valid, reference.angle)
+    first, second = _best_pairs(likeness, fewer)
+    before = likeness[first, second]
+    after = _relax(
+        before,
+        np.column_stack((probe.x, probe.y, probe.angle))[first],
+        np.column_stack((reference.x, reference.y, reference.angle))[second],
+    )
+    wanted = MIN_PAIRS + round((MAX_PAIRS - MIN_PAIRS) / (1 + np.exp(-0.4 * (fewer - 20))))
+    efficiency = after / np.maximum(before, np.float32(1e-6))
+    best = np.argsort(-efficiency, kind="stable")[:wanted]
+    pairs = tuple((int(first[i]), int(second[i])) for i in best)
+    return Comparison(float(after[best].sum() / wanted), pairs)
+
+
+@compiled
+def _ones(word: int) -> int:
+    """Bits set in a 64-bit word; compiled to the machine's own instruction."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+@compiled
+def _likeness(
+    bits_a: Words, valid_a: Words, angle_a: Floats, bits_b: Words, valid_b: Words, angle_b: Floats
+) -> Floats:
+    """Similarity of every cylinder of one finger to every one of the other, 0 to 1."""
+    rows, columns = len(bits_a), len(bits_b)
+    likeness = np.zeros((rows, columns), dtype=np.float32)
+    cells = np.float32(0.0)
+    for i in range(rows):
+        cells = max(cells, np.float32(_ones(valid_a[i, 0]) + _ones(valid_a[i, 1]) + _ones(valid_a[i, 2]) + _ones(valid_a[i, 3])))
+    for i in range(rows):
+        for j in range(columns):
+            turn = abs(angle_a[i] - angle_b[j])
+            if min(turn, 2 * np.pi - turn) > MAX_TURN:
+                continue
+            common = np.uint64(0)
+            for w in range(WORDS):
+                common += _ones(valid_a[i, w] & valid_b[j, w])
+            if common < MIN_COMMON * cells:
+                continue
+            in_a = np.uint64(0)
+            in_b = np.uint64(0)
+            differ = np.uint64(0)
+            for layer in range(LAYERS):
+                for w in range(WORDS):
+                    valid = valid_a[i, w] & valid_b[j, w]
+                    a, b = bits_a[i, layer, w] & valid, bits_b[j, layer, w] & valid
+                    in_a += _ones(a)
+                    in_b += _ones(b)
+                    differ += _ones(a ^ b)
+            if in_a and in_b:
+                likeness[i, j] = 1 - np.sqrt(float(differ)) / (np.sqrt(float(in_a)) + np.sqrt(float(in_b)))
+    return likeness
+
+
+def _best_pairs(likeness: Floats, wanted: int) -> tuple[Ints, Ints]:
+    """Pairs in falling similarity, each minutia once."""
+    order = np.argsort(-likeness, axis=None, kind="stable")
+    return _greedy(order.astype(np.int32), likeness.shape[0], likeness.shape[1], wanted)
+
+
+@compiled
+def _greedy(order: Ints, rows: int, columns: int, wanted: int) -> tuple[Ints, Ints]:
+    first = np.empty(wanted, dtype=np.int32)
+    second = np.empty(wanted, dtype=np.int32)
+    row_free = np.ones(rows, dtype=np.bool_)
+    column_free = np.ones(columns, dtype=np.bool_)
+    count = 0
+    for k in order:
+        i, j = k // columns, k % columns
+        if row_free[i] and column_free[j]:
+            row_free[i] = False
+            column_free[j] = False
+            first[count], second[count] = i, j
+            count += 1
+            if count == wanted:
+                break
+    return first[:count], second[:count]
+
+
+@compiled
+def _soft(value: float, middle: float, slope: float) -> float:
+    return 1 / (1 + np.exp(-slope * (value - middle)))
+
+
+@compiled
+def _turned(a: float, b: float) -> float:
+    """Angle from `b` to `a` in [-pi, pi)."""
+    return (a - b + np.pi) % (2 * np.pi) - np.pi
+
+
+@compiled
+def _relax(before: Floats, a: Floats, b: Floats) -> Floats:
+    """Similarities after the pairs (rows of x, y, angle in `a` and `b`) have supported each other."""
+    count = len(before)
+    support = np.zeros((count, count), dtype=np.float32)
+    for t in range(count):
+        for k in range(count):
+            if t == k:
+                continue
+            ax, ay = a[k, 0] - a[t, 0], a[k, 1] - a[t, 1]
+            bx, by = b[k, 0] - b[t, 0], b[k, 1] - b[t, 1]
+            apart = abs(np.sqrt(ax * ax + ay * ay) - np.sqrt(bx * bx + by * by))
+            turn = abs(_turned(_turned(a[t, 2], a[k, 2]), _turned(b[t, 2], b[k, 2])))
+            bearing = abs(_turned(_turned(a[t, 2], np.arctan2(ay, ax)), _turned(b[t, 2], np.arctan2(by, bx))))
+            support[t, k] = (
+                _soft(apart, 5.0, -1.6) * _soft(turn, np.pi / 12, -30.0) * _soft(bearing, np.pi / 12, -30.0)
+            )
+    now = before.copy()
+    for _ in range(STEPS):
+        following = np.empty_like(now)
+        for t in range(count):
+            total = np.float32(0.0)
+            for k in range(count):
+                total += support[t, k] * now[k]
+            following[t] = np.float32(KEPT) * now[t] + np.float32(1 - KEPT) * total / (count - 1)
+        now = following
+    return now
