@@ -178,7 +178,7 @@ class Pkcs11MasterKey:
         try:
             return self._thread.submit(decrypt).result()
         except _AWAY:
-            raise VaultError("the PKCS#11 module is away: check it, then unseal again") from None
+            raise VaultError("the PKCS#11 module is away: check it, then seal and unseal the HSM") from None
         except pkcs11.exceptions.PKCS11Error:  # modules name a wrong tag differently
             raise DamagedError("the sealed seed does not open") from None
 
