@@ -14,7 +14,7 @@ from infra.vectors.wycheproof import (
     check_kem_key,
     product_algorithm,
 )
-from servers.crypto.errors import CryptoError, UnsupportedAlgorithmError
+from servers.crypto.errors import KeyMaterialError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -81,7 +81,7 @@ def _check_public_key(provider: CryptoProvider, algorithm: Algorithm, test: dict
     accepted = True
     try:
         provider.kem_public_key(algorithm, octets(test, "ek"))
-    except CryptoError:
+    except KeyMaterialError:
         accepted = False
     require(accepted is test["testPassed"], f"the public key was {'accepted' if accepted else 'refused'}")
     return PASSED
@@ -117,9 +117,7 @@ def _verify(provider: CryptoProvider, algorithm: Algorithm, group: dict[str, Any
     try:
         key = provider.verifying_key(algorithm, octets(test, "pk"))
         accepted = key.verify(octets(test, "message"), octets(test, "signature"), octets(test, "context"))
-    except UnsupportedAlgorithmError:
-        raise
-    except CryptoError:
+    except KeyMaterialError:
         accepted = False
     require(accepted is test["testPassed"], f"the signature was {'accepted' if accepted else 'refused'}")
     return PASSED
