@@ -33,6 +33,8 @@ BEGUN: Final = ("initialize", "restore")
 VOUCHED: Final = (*BEGUN, *MADE, "restore-begin", "destroy")
 """Kinds of records that count only with a MAC."""
 
+_BEGUN_FIELDS: Final = (("backend", str), ("fingerprint", str), ("set_id", int), ("threshold", int))
+
 
 class State(StrEnum):
     """Whether the HSM can work."""
@@ -120,10 +122,9 @@ class Ceremony:
     @property
     def progress(self) -> Progress:
         """How far unsealing is. A new HSM whose shares are all there waits for its backup."""
-        needed = 0 if self._begun is None else int(self._begun.get("threshold", 0))
-        if self._begun is None and self._given:
-            needed = next(iter(self._given.values())).threshold
-        return Progress(self.state, len(self._given), needed)
+        given, begun = tuple(self._given.values()), self._begun  # a ceremony may change them meanwhile
+        needed = int(begun["threshold"]) if begun is not None else given[0].threshold if given else 0
+        return Progress(self.state, len(given), needed)
 
     def load(self) -> None:
         """Read what the modules hold; the HSM is sealed afterwards, or has no master key yet.
@@ -153,7 +154,7 @@ class Ceremony:
             try:
                 words = shares.split(root.secret(), count, threshold)
                 set_id = shares.parse(words[0]).set_id
-                self._begin(root, "initialize", {"shares": count, "threshold": threshold, "set_id": set_id, **said})
+                self._begin(root, {"shares": count, "threshold": threshold, "set_id": set_id, **said})
                 name = fingerprint(root.recovery_key(self._provider).public_bytes)
             finally:
                 root.overwrite()
@@ -277,10 +278,10 @@ class Ceremony:
             raise
         self._engine.unlock(unlocked)
 
-    def _begin(self, root: RootSecret, kind: str, record: dict[str, Value]) -> None:
+    def _begin(self, root: RootSecret, record: dict[str, Value]) -> None:
         """Make the master key, and record that there is one."""
         made = {f"vault_{name}": value for name, value in self._vault.create(root).items()}
-        entry = self._journal.append(kind, self._description(root, record) | made, root.derive("journal"))
+        entry = self._journal.append("initialize", self._description(root, record) | made, root.derive("journal"))
         self._store.index.apply(entry)
         self._begun = entry.data
 
@@ -333,13 +334,19 @@ class Ceremony:
 
 
 def _begun(entries: Sequence[Entry]) -> Mapping[str, Value] | None:
-    """Particulars of the record with which the HSM got its master key; None when it has none."""
+    """Particulars of the record with which the HSM got its master key; None when it has none.
+
+    Raises:
+        DamagedError: the record does not say what it must.
+    """
     found = None
     for entry in entries:
         if entry.kind in BEGUN:
             found = entry.data
         elif entry.kind == "restore-begin":
             found = None
+    if found is not None and any(type(found.get(name)) is not kind for name, kind in _BEGUN_FIELDS):
+        raise DamagedError("the journal does not say how the HSM was initialised")
     return found
 
 

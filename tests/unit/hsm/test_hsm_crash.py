@@ -17,6 +17,7 @@ from servers.hsm.entropy import EntropyPool, OsSource
 from servers.hsm.journal import FILE, Journal
 from servers.hsm.keystore import KeyStore
 from servers.hsm.modules import Modules
+from servers.hsm.sealed import DamagedError
 from servers.hsm.vaults import SoftwareVault
 from tests.support.hsm import ORGANIZATION, new_id
 from tests.unit.hsm.test_hsm_replicas import Shelf
@@ -208,3 +209,11 @@ def test_a_crash_while_an_hsm_is_initialised(tmp_path: Path) -> None:
         if not fuse.blown:
             return
     raise AssertionError("the ceremony never ends")
+
+
+def test_a_beginning_that_says_nothing_is_damage(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.journal.append("initialize", {"backend": "software"})
+    site.close()
+    with pytest.raises(DamagedError, match="initialised"):
+        Site(tmp_path)
