@@ -34,8 +34,8 @@ INSTALL_PATH: Final = "OQS_INSTALL_PATH"
 """Environment variable with the folder that liboqs was installed to, as for liboqs's own Python package."""
 
 OLDEST: Final = (0, 16)
-"""Oldest release that is taken. Before 0.15 an AVX2 build accepts ML-DSA signatures that FIPS 204 refuses (algorithm 8,
-line 13: the norm of `z`; https://github.com/pq-crystals/dilithium/issues/113), and 0.16 closes more."""
+"""Oldest release that is taken: before it an AVX2 build accepts ML-DSA signatures that FIPS 204 refuses (algorithm 8,
+line 13: the norm of `z`; https://github.com/pq-crystals/dilithium/issues/113)."""
 
 _SECRET_KEY_SIZES: Final[Mapping[Algorithm, int]] = {
     Algorithm.ML_KEM_768: 2400,
