@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -214,6 +216,15 @@ def test_providers_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     (tmp_path / "lib" / "liboqs.so").write_bytes(b"not a library")
     with pytest.raises(ProviderUnavailableError, match="cannot be loaded"):
         provider_named("oqs")
+
+
+@pytest.mark.parametrize("version", [b"0.15.0", b"0.9.12", b"0.15.0-rc1", b"unknown"])
+def test_an_old_liboqs_is_refused(version: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = ("OQS_init", "OQS_KEM_new", "OQS_SIG_new", "OQS_MEM_cleanse")
+    library = SimpleNamespace(**{name: Mock() for name in names}, OQS_version=Mock(return_value=version))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    with pytest.raises(ProviderUnavailableError, match="is too old"):
+        OqsProvider(tmp_path / "liboqs.so")
 
 
 def test_choosing_a_provider_never_imports_the_package_that_would_build_liboqs() -> None:
