@@ -48,7 +48,9 @@ def decode_grey(data: bytes, max_pixels: int = MAX_PIXELS) -> Bytes:
         ImageError: Not such a picture, damaged, too large, over 8 bits a channel, or CMYK.
     """
     if len(data) > MAX_BYTES:
-        raise ImageError(ImageProblem.TOO_MANY_BYTES, f"the image has over {MAX_BYTES // 2**20} MiB; send a smaller one")
+        raise ImageError(
+            ImageProblem.TOO_MANY_BYTES, f"the image has over {MAX_BYTES // 2**20} MiB; send a smaller one"
+        )
     try:
         # Pillow's own warning about large pictures is our refusal; the check below has the lower limit.
         with warnings.catch_warnings():

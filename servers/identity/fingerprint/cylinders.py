@@ -17,13 +17,15 @@ import numpy.typing as npt
 from servers.identity.compiled import compiled
 
 if TYPE_CHECKING:
-    from servers.identity.compiled import Bytes, Floats, Words
+    from servers.identity.compiled import Bytes, Floats, Ints, Words
     from servers.identity.fingerprint.template import Minutiae
 
 RADIUS: Final = 70.0
 """Pixels around a minutia that its cylinder covers."""
 SIDE: Final = 16
 LAYERS: Final = 6
+CELLS: Final = 208
+"""Cells of a layer, `SIDE` by `SIDE`, whose middle lies within `RADIUS`."""
 SIGMA_PLACE: Final = 28 / 3
 SIGMA_ANGLE: Final = 2 * np.pi / 9
 OCCUPIED: Final = 0.01
@@ -37,26 +39,31 @@ _ANGLE_STEPS: Final = 256
 
 @dataclass(frozen=True, eq=False)
 class Cylinders:
-    """Cylinders of the minutiae that have enough around them, and where those minutiae are (y upwards).
+    """Cylinders of the minutiae that have enough around them.
 
-    `bits` is minutia by layer by word, `valid` minutia by word: bit `j` of word `i` is the cell `64 * i + j` of the
+    `places` has a row of x, y (upwards) and angle for each, `sources` its position among the template's minutiae; `hull`
+    the corners around all of the template's minutiae. `bits` is minutia by layer by word, `valid` minutia by word: bit `j` of word `i` is the cell `64 * i + j` of the
     square around the minutia, turned into its direction.
     """
 
-    x: Floats
-    y: Floats
-    angle: Floats
+    places: Floats
     bits: Words
     valid: Words
+    hull: npt.NDArray[np.float64]
+    sources: Ints
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
-def cylinders(minutiae: Minutiae) -> Cylinders:
+def describe(minutiae: Minutiae) -> Cylinders:
     """Describe each minutia by those around it."""
     x, y, angle = minutiae.x, -minutiae.y, minutiae.angle
     hull = _convex_hull(np.column_stack((x, y)).astype(np.float64))
     bits, valid, usable = _fill(x, y, angle, hull, _angle_table())
     kept = np.nonzero(usable)[0]
-    return Cylinders(x[kept], y[kept], angle[kept], bits[kept], valid[kept])
+    places = np.column_stack((x, y, angle)).astype(np.float32)[kept]
+    return Cylinders(places, bits[kept], valid[kept], hull, kept.astype(np.int32))
 
 
 @cache
@@ -130,14 +137,12 @@ def _fill(
         if near < MIN_NEIGHBOURS:
             continue
         cos, sin = np.cos(angle[m]), np.sin(angle[m])
-        in_circle = 0
         in_hull = 0
         for cell in range(SIDE * SIDE):
             u = (cell // SIDE - (SIDE - 1) / 2) * step
             v = (cell % SIDE - (SIDE - 1) / 2) * step
             if u * u + v * v > RADIUS * RADIUS:
                 continue
-            in_circle += 1
             px = x[m] + cos * u - sin * v
             py = y[m] + sin * u + cos * v
             if not _near_hull(px, py, hull):
@@ -159,5 +164,5 @@ def _fill(
             for layer in range(LAYERS):
                 if sums[layer] >= OCCUPIED:
                     bits[m, layer, word] |= bit
-        usable[m] = in_hull >= MIN_VALID * in_circle
+        usable[m] = in_hull >= MIN_VALID * CELLS
     return bits, valid, usable

@@ -28,7 +28,7 @@ MIN_CELLS: Final = 120
 MIN_MINUTIAE: Final = 8
 """Fewer cannot be told from chance (courts ask for 8 to 17)."""
 WHOLE_FINGER_CELLS: Final = 900
-CLEAR: Final = 0.45
+CLEAR: Final = 0.3
 """Likeness of a cell to a clear wave below which it is taken for no ridge at all."""
 
 

@@ -1,8 +1,9 @@
 """How alike two fingers are: minutiae with like surroundings that also lie alike towards each other.
 
-Local similarity of cylinders, then relaxation over pairs (LSS-R of Cappelli, Ferrara and Maltoni, IEEE TPAMI 32(12),
-2010, with its parameters): a pair lives when others keep distance, direction and bearing towards it. All three are
-between two minutiae, so a finger may be turned, moved, cut or stretched; only near relations have to hold.
+First the similarity of all cylinders, then relaxation over the likeliest pairs (Cappelli, Ferrara and Maltoni, IEEE TPAMI
+32(12), 2010, with its parameters): a pair lives when others keep distance, direction and bearing towards it. The best
+survivors then lay one finger over the other (`alignment`); the best fit is the score. All is relative between minutiae,
+so a finger may be turned, moved, cut or stretched.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from servers.identity.compiled import compiled
-from servers.identity.fingerprint.cylinders import LAYERS, WORDS, Cylinders
+from servers.identity.fingerprint.alignment import aligned_similarity
+from servers.identity.fingerprint.cylinders import CELLS, LAYERS, WORDS
 
 if TYPE_CHECKING:
     from servers.identity.compiled import Floats, Ints, Words
+    from servers.identity.fingerprint.cylinders import Cylinders
 
 MAX_TURN: Final = np.pi / 2
 """Fingers turned further against each other are not compared: people do not press so."""
@@ -24,35 +27,38 @@ MIN_COMMON: Final = 0.60
 STEPS: Final = 5
 KEPT: Final = 0.5
 MIN_PAIRS: Final = 4
-MAX_PAIRS: Final = 12
+SEEDS: Final = 8
+"""Pairs that are tried to lay one finger over the other."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How alike two fingers are (0 to 1), and the minutiae taken for the same, as positions in both `Cylinders`."""
+    """How alike two fingers are (0 to 1), and the minutiae taken for the same, as positions in both templates."""
 
     score: float
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 def compare(probe: Cylinders, reference: Cylinders) -> Comparison:
-    """Compare two fingers; the order makes no difference beyond ties."""
-    fewer = min(len(probe.x), len(reference.x))
-    if fewer < MIN_PAIRS:
-        return Comparison(0.0, ())
-    likeness = _likeness(probe.bits, probe.valid, probe.angle, reference.bits, reference.valid, reference.angle)
-    first, second = _best_pairs(likeness, fewer)
-    before = likeness[first, second]
-    after = _relax(
-        before,
-        np.column_stack((probe.x, probe.y, probe.angle))[first],
-        np.column_stack((reference.x, reference.y, reference.angle))[second],
-    )
-    wanted = MIN_PAIRS + round((MAX_PAIRS - MIN_PAIRS) / (1 + np.exp(-0.4 * (fewer - 20))))
-    efficiency = after / np.maximum(before, np.float32(1e-6))
-    best = np.argsort(-efficiency, kind="stable")[:wanted]
-    pairs = tuple((int(first[i]), int(second[i])) for i in best)
-    return Comparison(float(after[best].sum() / wanted), pairs)
+    """Compare two fingers; which is which makes little difference."""
+    if min(len(probe), len(reference)) < MIN_PAIRS:
+        return Comparison(0.0)
+    a, b = probe.places, reference.places
+    likeness = _likeness(probe.bits, probe.valid, a[:, 2], reference.bits, reference.valid, b[:, 2])
+    first, second = _best_pairs(likeness, min(len(a), len(b)))
+    if len(first) < MIN_PAIRS:
+        return Comparison(0.0)
+    strength = _relax(likeness[first, second], a[first], b[second])
+    score, best = 0.0, np.full(len(a), -1, dtype=np.int32)
+    for seed in np.argsort(-strength, kind="stable")[:SEEDS]:
+        partner = np.empty(len(a), dtype=np.int32)
+        found = aligned_similarity(
+            likeness, a, b, probe.hull, reference.hull, int(first[seed]), int(second[seed]), partner
+        )
+        if found > score:
+            score, best = found, partner
+    pairs = tuple((int(probe.sources[i]), int(reference.sources[j])) for i, j in enumerate(best) if j >= 0)
+    return Comparison(min(score, 1.0), pairs)
 
 
 @compiled
@@ -65,15 +71,10 @@ def _ones(word: int) -> int:
 
 
 @compiled
-def _likeness(
-    bits_a: Words, valid_a: Words, angle_a: Floats, bits_b: Words, valid_b: Words, angle_b: Floats
-) -> Floats:
+def _likeness(bits_a: Words, valid_a: Words, angle_a: Floats, bits_b: Words, valid_b: Words, angle_b: Floats) -> Floats:
     """Similarity of every cylinder of one finger to every one of the other, 0 to 1."""
     rows, columns = len(bits_a), len(bits_b)
     likeness = np.zeros((rows, columns), dtype=np.float32)
-    cells = np.float32(0.0)
-    for i in range(rows):
-        cells = max(cells, np.float32(_ones(valid_a[i, 0]) + _ones(valid_a[i, 1]) + _ones(valid_a[i, 2]) + _ones(valid_a[i, 3])))
     for i in range(rows):
         for j in range(columns):
             turn = abs(angle_a[i] - angle_b[j])
@@ -82,7 +83,7 @@ def _likeness(
             common = np.uint64(0)
             for w in range(WORDS):
                 common += _ones(valid_a[i, w] & valid_b[j, w])
-            if common < MIN_COMMON * cells:
+            if float(common) < MIN_COMMON * CELLS:
                 continue
             in_a = np.uint64(0)
             in_b = np.uint64(0)
@@ -149,9 +150,7 @@ def _relax(before: Floats, a: Floats, b: Floats) -> Floats:
             apart = abs(np.sqrt(ax * ax + ay * ay) - np.sqrt(bx * bx + by * by))
             turn = abs(_turned(_turned(a[t, 2], a[k, 2]), _turned(b[t, 2], b[k, 2])))
             bearing = abs(_turned(_turned(a[t, 2], np.arctan2(ay, ax)), _turned(b[t, 2], np.arctan2(by, bx))))
-            support[t, k] = (
-                _soft(apart, 5.0, -1.6) * _soft(turn, np.pi / 12, -30.0) * _soft(bearing, np.pi / 12, -30.0)
-            )
+            support[t, k] = _soft(apart, 5.0, -1.6) * _soft(turn, np.pi / 12, -30.0) * _soft(bearing, np.pi / 12, -30.0)
     now = before.copy()
     for _ in range(STEPS):
         following = np.empty_like(now)

@@ -38,15 +38,11 @@ def find_singularities(field: Orientation, mask: Mask) -> tuple[tuple[SingularPo
     for here, there in zip(turns, turns[1:] + turns[:1], strict=True):
         index += (np.mod(there - here + np.pi, 2 * np.pi) - np.pi).astype(np.float32)
     index = np.where(inner, np.rint(index / (2 * np.pi)), 0).astype(np.float32)
-    cores = tuple(
-        SingularPoint(x, y, _opening(angle, int(y // CELL), int(x // CELL))) for y, x in _clusters(index > 0)
-    )
+    cores = tuple(SingularPoint(x, y, _opening(angle, int(y // CELL), int(x // CELL))) for y, x in _clusters(index > 0))
     return cores, tuple(SingularPoint(x, y) for y, x in _clusters(index < 0))
 
 
-def classify(
-    cores: tuple[SingularPoint, ...], deltas: tuple[SingularPoint, ...], coverage: float = 1.0
-) -> Pattern:
+def classify(cores: tuple[SingularPoint, ...], deltas: tuple[SingularPoint, ...], coverage: float = 1.0) -> Pattern:
     """Henry class of an upright finger. `coverage` is the part of a whole finger that is seen: with little of it,
     missing cores prove nothing.
     """
