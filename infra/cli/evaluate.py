@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from infra.cli.fingerprint import fingerprint
 from infra.evaluation.recordings import RecordingError, count_mouse_files
 from infra.evaluation.threat import evaluate as evaluate_threat
 from pipeline.backends.manifest import ModelRepositoryError
@@ -25,6 +26,9 @@ _MODELS = Path(__file__).parents[2] / "pipeline" / "models"
 @click.group()
 def evaluate() -> None:
     """Measure accuracy."""
+
+
+evaluate.add_command(fingerprint)
 
 
 @evaluate.command()

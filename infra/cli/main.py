@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "crypto": ("infra.cli.crypto:crypto", "Check the cryptographic primitives."),
     "hsm": ("infra.cli.hsm:hsm", "Open, close, back up and restore the HSM."),
     "audit": ("infra.cli.audit:audit", "Read, export and check the audit trail."),
+    "identity": ("infra.cli.identity:identity", "See what the biometric extractors see."),
     "bench": ("infra.cli.bench:bench", "Measure speed."),
 }
 """Where each command lives and what it does, in the order of `--help`. Nothing is imported before it is needed."""

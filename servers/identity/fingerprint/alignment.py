@@ -32,7 +32,7 @@ CAUTION: Final = 6.0
 
 
 @compiled
-def aligned_similarity(  # noqa: PLR0913 - a kernel takes plain arrays
+def aligned_similarity(
     likeness: Floats,
     a: Floats,
     b: Floats,
@@ -71,7 +71,7 @@ def aligned_similarity(  # noqa: PLR0913 - a kernel takes plain arrays
     for j in range(len(b)):
         dx, dy = b[j, 0] - b[second, 0], b[j, 1] - b[second, 1]
         in_a += _inside(a[first, 0] + cos * dx + sin * dy, a[first, 1] - sin * dx + cos * dy, hull_a)
-    return total / (np.sqrt(float(max(in_a, matched)) * max(in_b, matched)) + CAUTION)
+    return float(total / (np.sqrt(float(max(in_a, matched)) * max(in_b, matched)) + CAUTION))
 
 
 @compiled

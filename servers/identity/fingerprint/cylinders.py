@@ -41,9 +41,9 @@ _ANGLE_STEPS: Final = 256
 class Cylinders:
     """Cylinders of the minutiae that have enough around them.
 
-    `places` has a row of x, y (upwards) and angle for each, `sources` its position among the template's minutiae; `hull`
-    the corners around all of the template's minutiae. `bits` is minutia by layer by word, `valid` minutia by word: bit `j` of word `i` is the cell `64 * i + j` of the
-    square around the minutia, turned into its direction.
+    `places` has a row of x, y (upwards) and angle for each, `sources` its position among the template's minutiae;
+    `hull` holds the corners around all of the template's minutiae. `bits` is minutia by layer by word, `valid` minutia
+    by word: bit `j` of word `i` is the cell `64 * i + j` of the square around the minutia, turned into its direction.
     """
 
     places: Floats
@@ -124,45 +124,43 @@ def _fill(
     bits = np.zeros((count, LAYERS, WORDS), dtype=np.uint64)
     valid = np.zeros((count, WORDS), dtype=np.uint64)
     usable = np.zeros(count, dtype=np.uint8)
-    around = np.empty(count, dtype=np.int64)
     step = 2 * RADIUS / SIDE
-    reach = 3 * SIGMA_PLACE
-    sums = np.empty(LAYERS, dtype=np.float32)
     for m in range(count):
-        near = 0
-        for t in range(count):
-            if t != m and (x[t] - x[m]) ** 2 + (y[t] - y[m]) ** 2 <= (RADIUS + reach) ** 2:
-                around[near] = t
-                near += 1
-        if near < MIN_NEIGHBOURS:
+        apart = (x - x[m]) ** 2 + (y - y[m]) ** 2
+        apart[m] = np.inf
+        around = np.nonzero(apart <= (RADIUS + 3 * SIGMA_PLACE) ** 2)[0]
+        if len(around) < MIN_NEIGHBOURS:
             continue
+        near_x, near_y, near_angle = x[around], y[around], angle[around]
         cos, sin = np.cos(angle[m]), np.sin(angle[m])
         in_hull = 0
         for cell in range(SIDE * SIDE):
             u = (cell // SIDE - (SIDE - 1) / 2) * step
             v = (cell % SIDE - (SIDE - 1) / 2) * step
-            if u * u + v * v > RADIUS * RADIUS:
-                continue
-            px = x[m] + cos * u - sin * v
-            py = y[m] + sin * u + cos * v
-            if not _near_hull(px, py, hull):
+            px, py = x[m] + cos * u - sin * v, y[m] + sin * u + cos * v
+            if u * u + v * v > RADIUS * RADIUS or not _near_hull(px, py, hull):
                 continue
             in_hull += 1
-            word = cell // 64
             bit = np.uint64(1) << np.uint64(cell % 64)
-            valid[m, word] |= bit
-            sums[:] = 0
-            for i in range(near):
-                t = around[i]
-                apart = (x[t] - px) ** 2 + (y[t] - py) ** 2
-                if apart > reach * reach:
-                    continue
-                place = np.exp(-apart / (2 * SIGMA_PLACE * SIGMA_PLACE)) / (SIGMA_PLACE * np.sqrt(2 * np.pi))
-                turned = int(np.rint((angle[m] - angle[t]) * (_ANGLE_STEPS / (2 * np.pi)))) % _ANGLE_STEPS
-                for layer in range(LAYERS):
-                    sums[layer] += place * table[turned, layer]
+            valid[m, cell // 64] |= bit
+            sums = _contributions(px, py, angle[m], near_x, near_y, near_angle, table)
             for layer in range(LAYERS):
                 if sums[layer] >= OCCUPIED:
-                    bits[m, layer, word] |= bit
+                    bits[m, layer, cell // 64] |= bit
         usable[m] = in_hull >= MIN_VALID * CELLS
     return bits, valid, usable
+
+
+@compiled
+def _contributions(px: float, py: float, toward: float, x: Floats, y: Floats, angle: Floats, table: Floats) -> Floats:
+    """What the minutiae around add to the layers of the cell at (px, py)."""
+    sums = np.zeros(LAYERS, dtype=np.float32)
+    for t in range(len(x)):
+        apart = (x[t] - px) ** 2 + (y[t] - py) ** 2
+        if apart > (3 * SIGMA_PLACE) ** 2:
+            continue
+        place = np.exp(-apart / (2 * SIGMA_PLACE**2)) / (SIGMA_PLACE * np.sqrt(2 * np.pi))
+        turned = int(np.rint((toward - angle[t]) * (_ANGLE_STEPS / (2 * np.pi)))) % _ANGLE_STEPS
+        for layer in range(LAYERS):
+            sums[layer] += place * table[turned, layer]
+    return sums

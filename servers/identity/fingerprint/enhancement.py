@@ -39,7 +39,7 @@ def enhance(flat: Floats, mask: Mask, field: Orientation, distance: Floats) -> F
 
 @cache
 def filter_bank() -> Floats:
-    """Filters by direction and ridge distance, column after column: no answer to plain grey, 1 to a wave of height 1."""
+    """Filters by direction and ridge distance, each column after column: grey gives 0, a wave of height 1 gives 1."""
     steps = np.arange(-RADIUS, RADIUS + 1, dtype=np.float64)
     y, x = np.meshgrid(steps, steps, indexing="ij")
     bank = np.zeros((DIRECTIONS, len(DISTANCES), TAPS), dtype=np.float32)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIN_SIDE: Final = 90
 """Pixels: under 5 mm at 500 an inch there is no finger."""
 MAX_PIXELS: Final = 2_500_000
-"""One finger at 500 an inch has under 0.8 million; beyond this the resolution is wrong or the finger lost in the image."""
+"""One finger at 500 an inch has under 0.8 million; beyond this it is lost in the image, or the resolution is wrong."""
 MIN_CELLS: Final = 120
 """Cells of ridges, about 0.2 square centimetres; a fingertip has 600 to 1,200."""
 MIN_MINUTIAE: Final = 8
@@ -129,7 +129,7 @@ def _no_finger(mask: Mask) -> CaptureError:
 
 
 def _deviation(mean: Floats, square: Floats) -> Floats:
-    return np.sqrt(np.maximum(square - mean * mean, np.float32(0.0)))
+    return np.sqrt(np.maximum(square - mean * mean, np.float32(0.0))).astype(np.float32)
 
 
 def _likeness(flat: Floats, clear: Floats) -> Floats:
@@ -140,12 +140,12 @@ def _likeness(flat: Floats, clear: Floats) -> Floats:
         cells = values.reshape(rows // CELL, CELL, columns // CELL, CELL).mean(axis=(1, 3), dtype=np.float32)
         return smooth(cells, 1.0)
 
-    return np.clip(
-        average(flat * clear) / np.sqrt(average(flat * flat) * average(clear * clear) + np.float32(1e-6)), 0.0, 1.0
-    )
+    strength = np.sqrt(average(flat * flat) * average(clear * clear) + np.float32(1e-6))
+    likeness: Floats = np.clip(average(flat * clear) / strength, 0.0, 1.0).astype(np.float32)
+    return likeness
 
 
 def _overall(quality: Floats, mask: Mask, coverage: float, minutiae: int) -> float:
     """Clearness of the ridges, how much of the finger is there and how many minutiae, 0 to 1 each, multiplied."""
     clearness = float(quality[mask].mean())
-    return clearness * coverage**0.5 * min(1.0, minutiae / 20) ** 0.5
+    return float(clearness * coverage**0.5 * min(1.0, minutiae / 20) ** 0.5)

@@ -1,9 +1,9 @@
 """Where the finger is, which way its ridges run and how far apart they are, cell by cell.
 
-Segmentation by local contrast; orientation from the averaged squared gradients (Bazen and Gerez, "Systematic methods for
-the computation of the directional fields and singular points of fingerprints", IEEE TPAMI 24(7), 2002); ridge distance
-from the signature across the ridges (Hong, Wan and Jain, "Fingerprint image enhancement: algorithm and performance
-evaluation", IEEE TPAMI 20(8), 1998), read by its spectrum instead of its peaks.
+Segmentation by local contrast; orientation from the averaged squared gradients (Bazen and Gerez, "Systematic methods
+for the computation of the directional fields and singular points of fingerprints", IEEE TPAMI 24(7), 2002); ridge
+distance from the signature across the ridges (Hong, Wan and Jain, "Fingerprint image enhancement: algorithm and
+performance evaluation", IEEE TPAMI 20(8), 1998), read by its spectrum instead of its peaks.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def filled(inside: Mask) -> Mask:
     """Holes closed: everything that the border does not reach."""
     outside = np.pad(~inside, 1, constant_values=True)
     labels, _ = _patches(outside)
-    return (labels != labels[0, 0])[1:-1, 1:-1]
+    reached: Mask = labels == labels[0, 0]
+    return ~reached[1:-1, 1:-1]
 
 
 @compiled
@@ -117,58 +118,65 @@ def _squared_gradients(flat: Floats) -> tuple[Floats, Floats, Floats]:
 
 @compiled
 def _signatures(flat: Floats, mask: Mask, angle: Floats, candidates: Floats) -> tuple[Floats, Floats]:
-    """Per cell: the candidate distance that explains most of the signature across the ridges, and that part (0 to 1)."""
+    """Per cell: the candidate distance that explains most of the signature across the ridges, and how much (0 to 1)."""
     rows, columns = mask.shape
-    height, width = flat.shape
     best = np.zeros((rows, columns), dtype=np.float32)
     share = np.zeros((rows, columns), dtype=np.float32)
     span = 2 * _HALF_ACROSS
     signature = np.zeros(span, dtype=np.float32)
     window = np.hanning(span + 2)[1:-1].astype(np.float32)
-    count = len(candidates)
-    power = np.zeros(count, dtype=np.float32)
-    cosines = np.zeros((count, span), dtype=np.float32)
-    sines = np.zeros((count, span), dtype=np.float32)
-    for k in range(count):
-        for i in range(span):
-            cosines[k, i] = np.cos(2 * np.pi * (i - _HALF_ACROSS) / candidates[k])
-            sines[k, i] = np.sin(2 * np.pi * (i - _HALF_ACROSS) / candidates[k])
+    places = (np.arange(span) - _HALF_ACROSS) * 2 * np.pi
+    cosines = np.empty((len(candidates), span), dtype=np.float32)
+    sines = np.empty((len(candidates), span), dtype=np.float32)
+    for k in range(len(candidates)):
+        cosines[k] = np.cos(places / candidates[k])
+        sines[k] = np.sin(places / candidates[k])
     for row in range(rows):
         for column in range(columns):
             if not mask[row, column]:
                 continue
-            cos, sin = np.cos(angle[row, column]), np.sin(angle[row, column])
-            cy, cx = row * CELL + CELL / 2, column * CELL + CELL / 2
-            mean = np.float32(0.0)
-            for i in range(span):
-                total = np.float32(0.0)
-                for j in range(-_HALF_ALONG, _HALF_ALONG):
-                    across = i - _HALF_ACROSS + 0.5
-                    x = int(cx + j * cos - across * sin)
-                    y = int(cy + j * sin + across * cos)
-                    total += flat[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
-                signature[i] = total / (2 * _HALF_ALONG)
-                mean += signature[i] / span
+            _read_signature(flat, row, column, angle[row, column], signature)
+            mean = signature.mean()
             energy = np.float32(1e-6)
             for i in range(span):
                 signature[i] = (signature[i] - mean) * window[i]
                 energy += signature[i] * signature[i]
-            top = 0
-            for k in range(count):
-                real = np.float32(0.0)
-                imaginary = np.float32(0.0)
-                for i in range(span):
-                    real += signature[i] * cosines[k, i]
-                    imaginary += signature[i] * sines[k, i]
-                power[k] = (real * real + imaginary * imaginary) / energy
-                if power[k] > power[top]:
-                    top = k
-            if 0 < top < count - 1:
+            top, power = _strongest(signature, cosines, sines)
+            if 0 < top < len(candidates) - 1:
                 best[row, column] = candidates[top]
-                share[row, column] = min(power[top] * 2 / span, np.float32(1.0)) * min(
-                    energy / np.float32(2.0), np.float32(1.0)
-                )
+                share[row, column] = min(power / float(energy) * 2 / span, 1.0) * min(float(energy) / 2, 1.0)
     return best, share
+
+
+@compiled
+def _read_signature(flat: Floats, row: int, column: int, angle: float, signature: Floats) -> None:
+    """Averages along the ridges, one for each step across them, through the middle of a cell."""
+    height, width = flat.shape
+    cos, sin = np.cos(angle), np.sin(angle)
+    cy, cx = row * CELL + CELL / 2, column * CELL + CELL / 2
+    for i in range(len(signature)):
+        total = np.float32(0.0)
+        across = i - _HALF_ACROSS + 0.5
+        for j in range(-_HALF_ALONG, _HALF_ALONG):
+            x = int(cx + j * cos - across * sin)
+            y = int(cy + j * sin + across * cos)
+            total += flat[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
+        signature[i] = total / (2 * _HALF_ALONG)
+
+
+@compiled
+def _strongest(signature: Floats, cosines: Floats, sines: Floats) -> tuple[int, float]:
+    """The wave that a signature holds most of, and its power."""
+    top, power = 0, -1.0
+    for k in range(len(cosines)):
+        real = np.float32(0.0)
+        imaginary = np.float32(0.0)
+        for i in range(len(signature)):
+            real += signature[i] * cosines[k, i]
+            imaginary += signature[i] * sines[k, i]
+        if real * real + imaginary * imaginary > power:
+            top, power = k, float(real * real + imaginary * imaginary)
+    return top, power
 
 
 @compiled

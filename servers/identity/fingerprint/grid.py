@@ -61,7 +61,9 @@ def cell_statistics(image: Bytes) -> tuple[Floats, Floats]:
             value = np.float32(image[y, x])
             mean[y // CELL, x // CELL] += value
             square[y // CELL, x // CELL] += value * value
-    return mean / np.float32(CELL * CELL), square / np.float32(CELL * CELL)
+    mean /= np.float32(CELL * CELL)
+    square /= np.float32(CELL * CELL)
+    return mean, square
 
 
 @compiled

@@ -1,9 +1,9 @@
 """How alike two fingers are: minutiae with like surroundings that also lie alike towards each other.
 
-First the similarity of all cylinders, then relaxation over the likeliest pairs (Cappelli, Ferrara and Maltoni, IEEE TPAMI
-32(12), 2010, with its parameters): a pair lives when others keep distance, direction and bearing towards it. The best
-survivors then lay one finger over the other (`alignment`); the best fit is the score. All is relative between minutiae,
-so a finger may be turned, moved, cut or stretched.
+First the similarity of all cylinders, then relaxation over the likeliest pairs (Cappelli, Ferrara and Maltoni, IEEE
+TPAMI 32(12), 2010, with its parameters): a pair lives when others keep distance, direction and bearing towards it. The
+best survivors then lay one finger over the other (`alignment`); the best fit is the score. All is relative between
+minutiae, so a finger may be turned, moved, cut or stretched.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def compare(probe: Cylinders, reference: Cylinders) -> Comparison:
 
 
 @compiled
-def _ones(word: int) -> int:
+def _ones(word: np.uint64) -> np.uint64:
     """Bits set in a 64-bit word; compiled to the machine's own instruction."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -127,7 +127,7 @@ def _greedy(order: Ints, rows: int, columns: int, wanted: int) -> tuple[Ints, In
 
 @compiled
 def _soft(value: float, middle: float, slope: float) -> float:
-    return 1 / (1 + np.exp(-slope * (value - middle)))
+    return float(1 / (1 + np.exp(-slope * (value - middle))))
 
 
 @compiled

@@ -31,6 +31,7 @@ CLOSE: Final = 6.0
 _DY: Final = (0, -1, -1, -1, 0, 1, 1, 1)
 _DX: Final = (1, 1, 0, -1, -1, -1, 0, 1)
 _MOST: Final = 2048
+_NONE: Final = -9.0
 
 
 def find_minutiae(skeleton: Bytes, mask: Mask, quality: Floats) -> Minutiae:
@@ -70,107 +71,89 @@ def eroded(mask: Mask) -> Mask:
 @compiled
 def _prune(image: Bytes) -> None:
     """Take away spurs (short branches that end) and islands (short ridges with two ends)."""
-    rows, columns = image.shape
-    path = np.empty((ISLAND + 1, 2), dtype=np.int32)
-    for y in range(1, rows - 1):
-        for x in range(1, columns - 1):
-            if not image[y, x]:
-                continue
-            ways = crossings(image, y, x)
-            if ways == 0:
-                image[y, x] = 0
-                continue
-            if ways != 1:
-                continue
-            code = neighbours(image, y, x)
-            k = 0
-            while not code >> k & 1:
-                k += 1
-            length = walk(image, y, x, y + _DY[k], x + _DX[k], ISLAND, path)
-            last_y, last_x = path[length - 1, 0], path[length - 1, 1]
-            goes_to = crossings(image, last_y, last_x)
-            if goes_to >= 3 and length < SPUR:
-                image[y, x] = 0
-                for i in range(length - 1):
-                    image[path[i, 0], path[i, 1]] = 0
-            elif goes_to <= 1 and length < ISLAND:
-                image[y, x] = 0
-                for i in range(length):
-                    image[path[i, 0], path[i, 1]] = 0
+    path = np.empty((ISLAND, 2), dtype=np.int32)
+    ys, xs = np.nonzero(image)
+    for i in range(len(ys)):
+        y, x = int(ys[i]), int(xs[i])
+        ways = crossings(image, y, x) if image[y, x] else 2
+        if ways == 0:
+            image[y, x] = 0
+        if ways != 1:
+            continue
+        code = neighbours(image, y, x)
+        k = 0
+        while not code >> k & 1:
+            k += 1
+        length = walk(image, y, x, y + _DY[k], x + _DX[k], ISLAND, path)
+        goes_to = crossings(image, path[length - 1, 0], path[length - 1, 1])
+        spur = goes_to >= 3 and length < SPUR
+        if spur or (goes_to <= 1 and length < ISLAND):
+            image[y, x] = 0
+            for step in range(length - spur):
+                image[path[step, 0], path[step, 1]] = 0
 
 
 @compiled
 def _detect(image: Bytes) -> Floats:
     """Rows of y, x, angle, kind for all endings and forks of plausible shape."""
-    rows, columns = image.shape
     found = np.empty((_MOST, 4), dtype=np.float32)
-    path = np.empty((REACH, 2), dtype=np.int32)
     ends = np.empty((3, 2), dtype=np.float32)
     lengths = np.empty(3, dtype=np.int32)
+    ys, xs = np.nonzero(image)
     count = 0
-    for y in range(1, rows - 1):
-        for x in range(1, columns - 1):
-            if not image[y, x] or count == _MOST:
-                continue
-            ways = crossings(image, y, x)
-            if ways not in (1, 3):
-                continue
-            branches = 0
-            for k in range(8):
-                ny, nx = y + _DY[k], x + _DX[k]
-                if not image[ny, nx]:
-                    continue
-                # Of neighbours in a row only the one beside starts a branch.
-                before, after = (k + 7) % 8, (k + 1) % 8
-                if k % 2 == 1 and (image[y + _DY[before], x + _DX[before]] or image[y + _DY[after], x + _DX[after]]):
-                    continue
-                if branches == 3:
-                    break
-                lengths[branches] = walk(image, y, x, ny, nx, REACH, path)
-                ends[branches, 0] = path[lengths[branches] - 1, 0]
-                ends[branches, 1] = path[lengths[branches] - 1, 1]
-                branches += 1
-            if branches != ways:
-                continue
-            angle = np.float32(-9.0)
-            if ways == 1:
-                if lengths[0] >= SPUR // 2:
-                    angle = np.float32(np.arctan2(y - ends[0, 0], ends[0, 1] - x))
-            else:
-                angle = _fork(y, x, ends, lengths)
-            if angle > -9.0:
-                found[count, 0], found[count, 1], found[count, 2] = y, x, angle
-                found[count, 3] = 1 if ways == 1 else 2
-                count += 1
+    for i in range(len(ys)):
+        y, x = int(ys[i]), int(xs[i])
+        ways = crossings(image, y, x)
+        if count == _MOST or ways not in (1, 3) or _branches(image, y, x, ends, lengths) != ways:
+            continue
+        angle = _NONE
+        if ways == 3:
+            angle = _fork(y, x, ends, lengths)
+        elif lengths[0] >= SPUR // 2:
+            angle = float(np.arctan2(y - ends[0, 0], ends[0, 1] - x))
+        if angle != _NONE:
+            found[count, 0], found[count, 1], found[count, 2] = y, x, angle
+            found[count, 3] = 1 if ways == 1 else 2
+            count += 1
     return found[:count]
 
 
 @compiled
+def _branches(image: Bytes, y: int, x: int, ends: Floats, lengths: Ints) -> int:
+    """Follow up to three ridges from a pixel: where each got (y, x) and after how many pixels. Returns their number."""
+    path = np.empty((REACH, 2), dtype=np.int32)
+    code = neighbours(image, y, x)
+    branches = 0
+    for k in range(8):
+        # Of neighbours in a row only the one beside starts a branch, not the corner next to it.
+        corner = k % 2 == 1 and (code >> (k - 1) & 1 or code >> ((k + 1) % 8) & 1)
+        if not code >> k & 1 or corner or branches == 3:
+            continue
+        lengths[branches] = walk(image, y, x, y + _DY[k], x + _DX[k], REACH, path)
+        ends[branches, 0] = path[lengths[branches] - 1, 0]
+        ends[branches, 1] = path[lengths[branches] - 1, 1]
+        branches += 1
+    return branches
+
+
+@compiled
 def _fork(y: int, x: int, ends: Floats, lengths: Ints) -> float:
-    """Direction between the two branches that run together, or -9 when three branches do not look like a fork."""
+    """Direction between the two branches that run together, or `_NONE` when three branches do not look like a fork."""
     if lengths.min() < SPUR // 2:
-        return np.float32(-9.0)
-    best = 0
-    closest = -2.0
+        return _NONE
+    best_y, best_x, closest = 0.0, 0.0, -2.0
     for k in range(3):
-        a, b = (k + 1) % 3, (k + 2) % 3
+        a, b = ends[(k + 1) % 3], ends[(k + 2) % 3]
         # Two branches that meet again enclose a lake.
-        if abs(ends[a, 0] - ends[b, 0]) + abs(ends[a, 1] - ends[b, 1]) <= 2:
-            return np.float32(-9.0)
-        ay, ax = ends[a, 0] - y, ends[a, 1] - x
-        by, bx = ends[b, 0] - y, ends[b, 1] - x
-        cosine = (ay * by + ax * bx) / (np.sqrt(ay * ay + ax * ax) * np.sqrt(by * by + bx * bx) + 1e-6)
+        if abs(a[0] - b[0]) + abs(a[1] - b[1]) <= 2:
+            return _NONE
+        ay, ax, by, bx = a[0] - y, a[1] - x, b[0] - y, b[1] - x
+        la, lb = np.sqrt(ay * ay + ax * ax) + 1e-6, np.sqrt(by * by + bx * bx) + 1e-6
+        cosine = (ay * by + ax * bx) / (la * lb)
         if cosine > closest:
-            best, closest = k, cosine
+            best_y, best_x, closest = ay / la + by / lb, ax / la + bx / lb, cosine
     # Branches over 80 degrees apart: a ridge and a bridge that leaves it.
-    if closest < 0.17:
-        return np.float32(-9.0)
-    a, b = (best + 1) % 3, (best + 2) % 3
-    la = np.sqrt((ends[a, 0] - y) ** 2 + (ends[a, 1] - x) ** 2)
-    lb = np.sqrt((ends[b, 0] - y) ** 2 + (ends[b, 1] - x) ** 2)
-    dy = (ends[a, 0] - y) / la + (ends[b, 0] - y) / lb
-    dx = (ends[a, 1] - x) / la + (ends[b, 1] - x) / lb
-    return np.float32(np.arctan2(-dy, dx))
+    return float(np.arctan2(-best_y, best_x)) if closest > 0.17 else _NONE
 
 
 @compiled

@@ -1,7 +1,7 @@
 """Cores and deltas by the Poincare index, and the class of ridge pattern that they give.
 
-Kawagoe and Tojo, "Fingerprint pattern classification", Pattern Recognition 17(3), 1984; the direction of a core from the
-rotation of its orientation field (Bazen and Gerez, 2002).
+Kawagoe and Tojo, "Fingerprint pattern classification", Pattern Recognition 17(3), 1984; the direction of a core from
+the rotation of its orientation field (Bazen and Gerez, 2002).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ridges one pixel wide, and the walk along them.
 
 Pixels are taken away from the north, south, west and east in turn as long as that parts, joins or shortens nothing:
-sequential thinning by simple points (Rosenfeld, "Connectivity in digital pictures", JACM 17(1), 1970; connectivity number
-of Yokoi, Toriwaki and Fukumura, 1975).
+sequential thinning by simple points (Rosenfeld, "Connectivity in digital pictures", JACM 17(1), 1970; connectivity
+number of Yokoi, Toriwaki and Fukumura, 1975).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from servers.identity.compiled import compiled
 from servers.identity.fingerprint.grid import CELL
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # The eight neighbours from the east, anticlockwise on the screen.
 _DY: Final = (0, -1, -1, -1, 0, 1, 1, 1)
 _DX: Final = (1, 1, 0, -1, -1, -1, 0, 1)
+Places = npt.NDArray[np.intp]
+
 # Of the neighbours: north, south, west, east.
 _SIDES: Final = (2, 6, 4, 0)
 
@@ -70,30 +73,14 @@ def crossings(image: Bytes, y: int, x: int) -> int:
 
 @compiled
 def _thin(image: Bytes, removable: Bytes) -> None:
-    rows, columns = image.shape
-    ys = np.empty(rows * columns, dtype=np.int32)
-    xs = np.empty(rows * columns, dtype=np.int32)
-    marked = np.empty(rows * columns, dtype=np.int32)
-    count = 0
-    for y in range(1, rows - 1):
-        for x in range(1, columns - 1):
-            if image[y, x]:
-                ys[count], xs[count] = y, x
-                count += 1
+    ys, xs = np.nonzero(image)
+    marked = np.empty(len(ys), dtype=np.int32)
+    count = len(ys)
     changed = True
     while changed:
         changed = False
         for side in _SIDES:
-            border = 0
-            for i in range(count):
-                if not image[ys[i] + _DY[side], xs[i] + _DX[side]]:
-                    marked[border] = i
-                    border += 1
-            for j in range(border):
-                y, x = ys[marked[j]], xs[marked[j]]
-                if removable[neighbours(image, y, x)]:
-                    image[y, x] = 0
-                    changed = True
+            changed |= _peel(image, removable, side, ys[:count], xs[:count], marked)
             kept = 0
             for i in range(count):
                 if image[ys[i], xs[i]]:
@@ -103,9 +90,26 @@ def _thin(image: Bytes, removable: Bytes) -> None:
 
 
 @compiled
+def _peel(image: Bytes, removable: Bytes, side: int, ys: Places, xs: Places, marked: Ints) -> bool:
+    """Take away what may go of the pixels with nothing on that side."""
+    border = 0
+    for i in range(len(ys)):
+        if not image[ys[i] + _DY[side], xs[i] + _DX[side]]:
+            marked[border] = i
+            border += 1
+    changed = False
+    for j in range(border):
+        y, x = ys[marked[j]], xs[marked[j]]
+        if removable[neighbours(image, y, x)]:
+            image[y, x] = 0
+            changed = True
+    return changed
+
+
+@compiled
 def walk(image: Bytes, from_y: int, from_x: int, y: int, x: int, steps: int, path: Ints) -> int:
-    """Follow the ridge that leaves (from_y, from_x) by (y, x) until it ends or forks, at most `steps` pixels. The pixels
-    walked go into `path` (y, x; at least `steps` rows). Returns how many there are.
+    """Follow the ridge that leaves (from_y, from_x) by (y, x) until it ends or forks, at most `steps` pixels. The
+    pixels walked go into `path` (y, x; at least `steps` rows). Returns how many there are.
     """
     before_y, before_x = from_y, from_x
     length = 0
