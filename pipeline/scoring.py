@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from pipeline.batch import Reason, Scores
-from pipeline.features.describe import STEP, describe, deviations, regime_of
+from pipeline.features.describe import STEP, describe, deviations, observed
 from pipeline.features.expand import expand
 from pipeline.features.layout import STEP_SIZE, WINDOW
 from pipeline.stages.autoencoder import odds_of, scale
@@ -73,13 +73,12 @@ class Scorer:
         deviation = deviations(sample, baseline)
         features = scale(expand(context, deviation, window), parameters.feature_mean, parameters.feature_spread)
         rebuilt = self._models.run(ANOMALY, {"features": features})["reconstruction"]
-        regime = regime_of(window)
+        regime, compared = observed(window)
         anomaly = odds_of(features, rebuilt, parameters.error_weight, parameters.error_bias, regime)
         sequence = self._models.run(SEQUENCE, {"window": window})["log_odds"][:, 0]
         pattern = self._models.run(PATTERN, {"window": window})["log_odds"][:, 0]
         # Context has no recordings to learn from: it shifts each model's log odds by a fixed, documented amount.
         shift = window[:, -1, STEP["context_odds"]]
-        compared = window[:, :, STEP["typing_present"] : STEP["mouse_present"] + 1].any(axis=(1, 2))
         prior = (1.0 / (1.0 + np.exp(-(PRIOR_LOG_ODDS + shift)))).astype(np.float32)
         three = (
             np.where(compared, parameters.anomaly.probability(anomaly, regime, shift), prior),

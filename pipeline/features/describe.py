@@ -48,6 +48,8 @@ STEP_NAMES: Final = (
 """Names of a step's values, in order."""
 
 STEP: Final = {name: index for index, name in enumerate(STEP_NAMES)}
+_TYPED, _MOVED = STEP["typing_present"], STEP["mouse_present"]
+_TOUCHED, _KNOWN = STEP["touch_present"], STEP["phrase_known"]
 assert len(STEP_NAMES) == STEP_SIZE  # noqa: S101  a layout that does not add up must not be importable
 
 REGIMES: Final = ("touch", "timing", "text", "mouse")
@@ -146,13 +148,19 @@ MOUSE_FEATURES: Final = ("background", "distance", "commonness", "own", "self", 
 def deviations(sample: Floats, baseline: Floats) -> Floats:
     """Each measure's distance from the person's mean in the person's own spreads: float32[N, measures], NaN where
     unknown."""
-    header = len(BASELINE_HEADER)
-    mean, spread = baseline[:, header : header + len(MEASURES)], baseline[:, header + len(MEASURES) :]
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        scaled = (sample[:, 1:] - mean) / np.maximum(spread, 1e-3)
-    scaled[~np.isfinite(scaled)] = np.nan
-    held: Floats = np.clip(scaled, -20.0, 20.0).astype(np.float32, copy=False)
-    return held
+    found = np.empty((len(sample), len(MEASURES)), np.float32)
+    _deviate(sample, baseline, found)
+    return found
+
+
+@compiled
+def _deviate(sample: Floats, baseline: Floats, found: Floats) -> None:
+    for event in range(len(sample)):
+        for measure in range(found.shape[1]):
+            spread = max(baseline[event, _SPREADS + measure], np.float32(1e-3))
+            scaled = (sample[event, 1 + measure] - baseline[event, _MEANS + measure]) / spread
+            known = math.isfinite(scaled) and math.isfinite(baseline[event, _SPREADS + measure])
+            found[event, measure] = min(max(scaled, np.float32(-20.0)), np.float32(20.0)) if known else math.nan
 
 
 def context_odds(context: Floats) -> Floats:
@@ -365,36 +373,50 @@ def _weigh(
 def _mouse(sample: Floats, baseline: Floats, cohort: MouseCohort, own: Floats) -> Floats:
     """Log odds of the owner against the background model, Student tails."""
     part = GROUP_SLICES[5]
-    header = len(BASELINE_HEADER)
-    value = sample[:, 1 + part.start : 1 + part.stop]
-    mean = baseline[:, header + part.start : header + part.stop]
-    count = np.clip(np.nan_to_num(baseline[:, _MOUSE_SAMPLES], posinf=0.0, neginf=0.0), 1.0, 60.0)[:, None]
-    with np.errstate(invalid="ignore", over="ignore"):
-        value, mean = ((values - cohort.mean) / cohort.spread for values in (value, mean))
-    # Held to six spreads, and to the cohort's mean where nothing was observed.
-    value, mean = (np.clip(np.nan_to_num(values, posinf=6.0, neginf=-6.0), -6.0, 6.0) for values in (value, mean))
-    projected, centre = value @ cohort.project, mean @ cohort.project
-    between = cohort.between
-    error = 3.0 / count  # neighbouring stretches of movement resemble each other: three count as one
-    centre = centre * (between / (between + error))
-    predicted = 1.0 + between * error / (between + error)
-    total = 1.0 + between
-    size = float(len(between))
-    own_sum = (np.square(projected - centre) / predicted).sum(1)
-    any_sum = (np.square(projected) / total).sum(1)
-    tails = 0.5 * (30.0 + size)
-    odds = tails * (np.log1p(any_sum / 30.0) - np.log1p(own_sum / 30.0)) - 0.5 * np.log(predicted / total).sum(1)
-    features = np.column_stack(
-        (
-            odds,
-            np.log(own_sum / size + 1e-3),
-            np.log(any_sum / size + 1e-3),
-            own,
-            np.log1p(count[:, 0]) * np.float32(0.25),
+    value, mean = (
+        _whitened(values, cohort.mean, cohort.spread)
+        for values in (
+            sample[:, 1 + part.start : 1 + part.stop],
+            baseline[:, _MEANS + part.start : _MEANS + part.stop],
         )
     )
-    held: Floats = np.clip(np.nan_to_num(features), -50.0, 50.0).astype(np.float32)
-    return held
+    features = np.empty((len(sample), len(MOUSE_FEATURES)), np.float32)
+    _weigh_mouse(value @ cohort.project, mean @ cohort.project, cohort.between, baseline, own, features)
+    return features
+
+
+@compiled
+def _whitened(values: Floats, mean: Floats, spread: Floats) -> Floats:
+    """Values in the cohort's spreads, held to six, and at the cohort's mean where nothing was observed."""
+    found = np.empty(values.shape, np.float32)
+    for event in range(values.shape[0]):
+        for measure in range(values.shape[1]):
+            found[event, measure] = _held((values[event, measure] - mean[measure]) / spread[measure], 6.0)
+    return found
+
+
+@compiled
+def _weigh_mouse(
+    projected: Floats, centre: Floats, between: Floats, baseline: Floats, own: Floats, features: Floats
+) -> None:
+    size = float(len(between))
+    for event in range(len(projected)):
+        count = min(max(_finite(baseline[event, _MOUSE_SAMPLES]), 1.0), 60.0)
+        error = 3.0 / count  # neighbouring stretches of movement resemble each other: three count as one
+        own_sum = any_sum = 0.0
+        narrower = 1.0
+        for at in range(len(between)):
+            share = between[at] / (between[at] + error)
+            predicted, total = 1.0 + share * error, 1.0 + between[at]
+            own_sum += (projected[event, at] - centre[event, at] * share) ** 2 / predicted
+            any_sum += projected[event, at] ** 2 / total
+            narrower *= predicted / total
+        odds = 0.5 * (30.0 + size) * (math.log1p(any_sum / 30.0) - math.log1p(own_sum / 30.0))
+        features[event, 0] = _held(odds - 0.5 * math.log(max(narrower, 1e-300)), 50.0)
+        features[event, 1] = math.log(own_sum / size + 1e-3)
+        features[event, 2] = math.log(any_sum / size + 1e-3)
+        features[event, 3], features[event, 4] = own[event, 0], own[event, 1]
+        features[event, 5] = _maturity(count)
 
 
 def describe(context: Floats, sample: Floats, baseline: Floats, parameters: Parameters) -> Floats:
@@ -449,7 +471,20 @@ def event_odds(evidence: Evidence, parameters: Parameters) -> tuple[Floats, Floa
 def regime_of(window: Floats) -> NDArray[np.intp]:
     """Place in `REGIMES` of each window [N, 50, D]: each has weights and calibration of its own, since evidence
     differs in strength."""
-    # The flags are 0 or 1: adding them up takes a quarter of the time of looking for the highest.
-    flags = (np.ones(window.shape[1], np.float32) @ window)[:, STEP["typing_present"] : STEP["phrase_known"] + 1] > 0
-    typing, touch, known = flags[:, 0], flags[:, 2], flags[:, 3]
-    return np.where(touch, 0, np.where(known, 1, np.where(typing, 2, 3)))
+    return observed(window)[0]
+
+
+@compiled
+def observed(window: Floats) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The regime of each window [N, 50, D], and whether anything in it could be compared with the person at all."""
+    regime, compared = np.empty(len(window), np.intp), np.empty(len(window), np.bool_)
+    for event in range(len(window)):
+        typed = moved = touched = known = False
+        for step in range(window.shape[1]):
+            typed |= window[event, step, _TYPED] > 0
+            moved |= window[event, step, _MOVED] > 0
+            touched |= window[event, step, _TOUCHED] > 0
+            known |= window[event, step, _KNOWN] > 0
+        regime[event] = 0 if touched else 1 if known else 2 if typed else 3
+        compared[event] = typed or moved
+    return regime, compared
