@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from infra.evaluation.fingerprint_picture import draw
-from servers.identity.fingerprint.extractor import CaptureError, Extraction, extract
+from servers.identity.fingerprint.extractor import MAX_PIXELS, CaptureError, Extraction, extract
 from servers.identity.fingerprint.template import Kind
-from servers.identity.images import ImageError, decode_grey
+from servers.identity.images import ImageError, decode_file
 
 
 @click.group()
@@ -33,7 +33,7 @@ def explain(image: Path, out: Path, as_json: bool) -> None:
     Exit codes: 0 drawn; 1 the image cannot be used, the message says why; 2 wrong options.
     """
     try:
-        pixels = decode_grey(image.read_bytes())
+        pixels = decode_file(image, MAX_PIXELS)
         seen = extract(pixels)
         draw(pixels, seen).save(out, format="PNG")
     except (CaptureError, ImageError) as error:

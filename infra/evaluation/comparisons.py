@@ -32,7 +32,9 @@ class ErrorRates:
 
     def equal_error_rate(self) -> float:
         """Where both rates cross; between two thresholds the middle of the nearer pair (as FVC2000 defines it)."""
-        before = np.nonzero(self.false_non_match <= self.false_match)[0][-1]
+        below = np.nonzero(self.false_non_match <= self.false_match)[0]
+        # Where too few samples gave a template the rates never cross: then the lowest threshold comes nearest.
+        before = below[-1] if len(below) else 0
         after = np.nonzero(self.false_non_match >= self.false_match)[0][0]
         nearer = min((before, after), key=lambda k: self.false_match[k] + self.false_non_match[k])
         return float(self.false_match[nearer] + self.false_non_match[nearer]) / 2

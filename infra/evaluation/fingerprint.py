@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from infra.evaluation.comparisons import ErrorRates, error_rates
 from servers.identity.fingerprint.cylinders import Cylinders, describe
-from servers.identity.fingerprint.extractor import CaptureError, extract
+from servers.identity.fingerprint.extractor import MAX_PIXELS, CaptureError, extract
 from servers.identity.fingerprint.matcher import compare
-from servers.identity.images import ImageError, decode_grey
+from servers.identity.images import ImageError, decode_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +77,7 @@ def evaluate(folder: Path, step: Callable[[str, int, int], None]) -> Measured:
         for path in impressions.values():
             started = time.thread_time()
             try:
-                described[path] = describe(extract(decode_grey(path.read_bytes())).template.minutiae)
+                described[path] = describe(extract(decode_file(path, MAX_PIXELS)).template.minutiae)
             except (CaptureError, ImageError) as error:
                 failures[path.name] = str(error)
             extracting.append(time.thread_time() - started)

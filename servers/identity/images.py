@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from servers.identity.compiled import Bytes
 
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -71,6 +73,17 @@ def decode_grey(data: bytes, max_pixels: int = MAX_PIXELS) -> Bytes:
             return _grey(picture)
         except Exception as error:  # as above: a damaged body shows itself in many ways
             raise ImageError(ImageProblem.DAMAGED, "the image is damaged or cut short; send the whole file") from error
+
+
+def decode_file(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
+    """As `decode_grey`, from a file, of which no more is read than may be used.
+
+    Raises:
+        ImageError: As `decode_grey`.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return decode_grey(file.read(MAX_BYTES + 1), max_pixels)
 
 
 def _grey(picture: Image.Image) -> Bytes:
