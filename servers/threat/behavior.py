@@ -163,11 +163,15 @@ def sample_of(runs: Sequence[KeystrokeRun], paths: Sequence[MousePath]) -> Float
 
 
 def _fill_typing(sample: Floats, runs: list[KeystrokeRun]) -> None:
-    known = next((run for run in runs if run.prompt_id), None)
-    sample[PROMPT] = prompt_code(known.prompt_id) if known else 0.0
-    if known is not None:
+    one = runs[0]
+    known = one if one.prompt_id else next((run for run in runs if run.prompt_id), None)
+    if known is None:
+        sample[PROMPT] = 0.0
+    else:
+        sample[PROMPT] = prompt_code(known.prompt_id)
         key_positions(known.hold_ms, known.flight_ms, known.pressure, known.contact_size, sample[POSITIONS])
-    one = runs[0] if len(runs) == 1 else _joined(runs)
+    if len(runs) > 1:
+        one = _joined(runs)
     typing_summary(one.key_classes, one.hold_ms, one.flight_ms, one.pressure, one.contact_size, sample[TYPING])
 
 
@@ -187,11 +191,11 @@ def _joined(runs: list[KeystrokeRun]) -> KeystrokeRun:
 
 
 def _fill_mouse(sample: Floats, paths: list[MousePath]) -> None:
-    starts = np.zeros(len(paths) + 1, np.int64)
-    np.add.accumulate([len(path.time_ms) for path in paths], out=starts[1:])
-    time, x, y = (
-        columns[0] if len(paths) == 1 else np.concatenate(columns)
-        for columns in zip(*((path.time_ms, path.x_px, path.y_px) for path in paths), strict=True)
-    )
-    actions = paths[0].actions if len(paths) == 1 else np.concatenate([path.actions for path in paths])
+    if len(paths) == 1:
+        time, x, y, actions = paths[0]
+        starts = np.array((0, len(time)))
+    else:
+        time, x, y = (np.concatenate(columns) for columns in list(zip(*paths, strict=True))[:3])
+        actions = np.concatenate([path.actions for path in paths])
+        starts = np.cumsum([0, *(len(path.time_ms) for path in paths)])
     mouse_summary(time, x, y, actions, starts, sample[MOUSE])

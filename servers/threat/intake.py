@@ -89,29 +89,25 @@ class Intake:
         self._recent = recent
         self._clock = clock
 
-    async def submit(self, seen: Observation, organization_id: str, content: bytes) -> Ticket:
+    async def submit(self, seen: Observation, organization_id: str, content: bytes | None) -> Ticket:
         """Take an event to the broker's queue. Waits for nothing but the first look at a person.
 
         Args:
             seen: the event, fields checked.
             organization_id: whose data the caller may touch.
-            content: digest of what was sent.
+            content: digest of what was sent; None where the id is ours, which nobody else can have used.
 
         Raises:
             MeshError: CLOCK_SKEW, DUPLICATE_EVENT, UNKNOWN_USER, OVERLOADED, DEPENDENCY_UNAVAILABLE.
         """
         now_s = self._clock()
         _check_clock(seen.occurred_at_s, now_s)
-        try:
-            known = self._recent.find(seen.event_id, content)
-        except EventIdReusedError:
-            raise MeshError(
-                ErrorReason.ERROR_REASON_DUPLICATE_EVENT, "the event id was used before with other content"
-            ) from None
-        if known is not None:
-            return Ticket(seen.event_id, known, self._recent, repeated=True)
-        accepted = Accepted(content)
-        self._recent.add(seen.event_id, accepted)
+        accepted = Accepted(content or b"")
+        if content is not None:
+            known = self._known(seen.event_id, content)
+            if known is not None:
+                return Ticket(seen.event_id, known, self._recent, repeated=True)
+            self._recent.add(seen.event_id, accepted)
         try:
             person = await self._person(seen.user_id, organization_id)
             self._send(seen, person, accepted, now_s)
@@ -121,6 +117,14 @@ class Intake:
             accepted.settle(error if isinstance(error, MeshError) else _unavailable())
             raise
         return Ticket(seen.event_id, accepted, self._recent, repeated=False)
+
+    def _known(self, event_id: str, content: bytes) -> Accepted | None:
+        try:
+            return self._recent.find(event_id, content)
+        except EventIdReusedError:
+            raise MeshError(
+                ErrorReason.ERROR_REASON_DUPLICATE_EVENT, "the event id was used before with other content"
+            ) from None
 
     async def _person(self, user_id: str, organization_id: str) -> Person:
         try:

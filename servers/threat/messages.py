@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from behaviorguard.api.v1.errors_pb2 import ErrorReason
@@ -32,9 +32,13 @@ from servers.threat.tokens import resume_token
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from servers.threat.alerts import Alert
     from servers.threat.people import Person
     from servers.threat.rows import StoredAlert
+
+Number = TypeVar("Number", bound=np.generic)
 
 _SOURCES: Final = {0: "behavioral", 1: "behavioral", 2: "network", 3: "biometric", 4: "authentication"}
 _VERDICTS: Final = {1: "takeover", 2: "genuine", 3: "inconclusive"}
@@ -42,11 +46,14 @@ _VERDICT_NUMBERS: Final = {name: number for number, name in _VERDICTS.items()}
 _LEAST_SECONDS, _MOST_SECONDS = -62_135_596_800, 253_402_300_799  # years 1 to 9999, google.protobuf.Timestamp
 
 
-def content_digest(request: threat_service_pb2.AnalyzeRealtimeRequest) -> bytes:
-    """A digest of what the sender observed: two copies of one event have the same, whatever their correlation id.
+def content_digest(request: threat_service_pb2.AnalyzeRealtimeRequest) -> bytes | None:
+    """A digest of what the sender observed: two copies of one event have the same, whatever their correlation id. None
+    for an event without an id: no copy of it can be told.
 
     Copies come from one sender's serialiser, so the bytes are compared as they are.
     """
+    if not request.event_data.event_id:
+        return None
     content = blake2b(request.user_id.lower().encode(), digest_size=16, person=b"bg-event")
     content.update(request.timestamp.SerializeToString())
     content.update(request.event_data.SerializeToString(deterministic=True))
@@ -193,16 +200,20 @@ def timestamp_of(moment: datetime) -> Timestamp:
     return _timestamp(moment)
 
 
+def _column(values: Sequence[float], kind: type[Number]) -> NDArray[Number]:
+    return np.fromiter(values, kind, len(values))
+
+
 def _runs(patterns: Sequence[behavior_pb2.KeystrokePattern], problems: list[FieldProblem]) -> list[KeystrokeRun]:
     runs = []
     for index, pattern in enumerate(patterns):
         run = KeystrokeRun(
             prompt_id=pattern.prompt_id,
-            key_classes=np.fromiter(pattern.key_classes, np.int64, len(pattern.key_classes)),
-            hold_ms=np.fromiter(pattern.hold_ms, np.float32, len(pattern.hold_ms)),
-            flight_ms=np.fromiter(pattern.flight_ms, np.float32, len(pattern.flight_ms)),
-            pressure=np.fromiter(pattern.pressure, np.float32, len(pattern.pressure)),
-            contact_size=np.fromiter(pattern.contact_size, np.float32, len(pattern.contact_size)),
+            key_classes=_column(pattern.key_classes, np.int64),
+            hold_ms=_column(pattern.hold_ms, np.float32),
+            flight_ms=_column(pattern.flight_ms, np.float32),
+            pressure=_column(pattern.pressure, np.float32),
+            contact_size=_column(pattern.contact_size, np.float32),
         )
         if problem := keystroke_problem(run):
             place = f"event_data.behavioral_metrics.keystroke_dynamics[{index}]"
@@ -216,10 +227,10 @@ def _paths(patterns: Sequence[behavior_pb2.MousePattern], problems: list[FieldPr
     paths = []
     for index, pattern in enumerate(patterns):
         path = MousePath(
-            time_ms=np.fromiter(pattern.time_ms, np.float64, len(pattern.time_ms)),
-            x_px=np.fromiter(pattern.x_px, np.float64, len(pattern.x_px)),
-            y_px=np.fromiter(pattern.y_px, np.float64, len(pattern.y_px)),
-            actions=np.fromiter(pattern.actions, np.int64, len(pattern.actions)),
+            time_ms=_column(pattern.time_ms, np.float64),
+            x_px=_column(pattern.x_px, np.float64),
+            y_px=_column(pattern.y_px, np.float64),
+            actions=_column(pattern.actions, np.int64),
         )
         if problem := stroke_problem(path):
             place = f"event_data.behavioral_metrics.mouse_dynamics[{index}]"
