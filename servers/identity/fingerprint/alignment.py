@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from servers.identity.compiled import Floats, Ints
 
-PLACE: Final = 8.0
+PLACE: Final = 10.0
 """Pixels, about a ridge distance: how far off a minutia may lie beside the pair that was laid over."""
 STRETCH: Final = 0.06
 """How much further off it may lie for every pixel away from that pair."""

@@ -78,10 +78,10 @@ def extract(image: Bytes) -> Extraction:
     mean, square = smooth(mean, 1.5), smooth(square, 1.5)
     flat = normalised(whole, mean, np.maximum(_deviation(mean, square), np.float32(MIN_DEVIATION)))
     # The first pass finds the flow over noise, the second follows it closely.
-    rough = orientation(flat, mask, 2.0)
+    rough = orientation(flat, mask, 1.6)
     distance = wavelengths(flat, mask, rough)
     first = enhance(flat, mask, rough, distance)
-    field = orientation(first, mask, 1.0)
+    field = orientation(first, mask, 0.8)
     clear = enhance(first, mask, field, distance)
     quality = _likeness(flat, clear)
     mask = mask & (quality > CLEAR)

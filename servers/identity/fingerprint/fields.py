@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 MIN_DEVIATION: Final = 8.0
 """Grey values: less contrast than this is no ridge, whatever the rest of the image."""
-RELATIVE_DEVIATION: Final = 0.3
+RELATIVE_DEVIATION: Final = 0.2
 """A cell shows the finger when its contrast is this part of that of the image's best cells."""
 WAVELENGTHS: Final = np.geomspace(4.5, 16.0, 32).astype(np.float32)
 """Ridge distances looked for, in pixels at 500 an inch: people have 5 to 15 (Hong et al.: 3 to 25)."""

@@ -2,8 +2,9 @@
 
 First the similarity of all cylinders, then relaxation over the likeliest pairs (Cappelli, Ferrara and Maltoni, IEEE
 TPAMI 32(12), 2010, with its parameters): a pair lives when others keep distance, direction and bearing towards it. The
-best survivors then lay one finger over the other (`alignment`); the best fit is the score. All is relative between
-minutiae, so a finger may be turned, moved, cut or stretched.
+best survivors then lay one finger over the other (`alignment`). The score is the geometric mean of the best fit, taken
+twice, and the survivors' strength: the first says how much of what both prints show agrees, the second that it agrees
+in detail. All is relative between minutiae, so a finger may be turned, moved, cut or stretched.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MIN_COMMON: Final = 0.60
 STEPS: Final = 5
 KEPT: Final = 0.5
 MIN_PAIRS: Final = 4
+MAX_PAIRS: Final = 12
 SEEDS: Final = 8
 """Pairs that are tried to lay one finger over the other."""
 
@@ -48,17 +50,27 @@ def compare(probe: Cylinders, reference: Cylinders) -> Comparison:
     first, second = _best_pairs(likeness, min(len(a), len(b)))
     if len(first) < MIN_PAIRS:
         return Comparison(0.0)
-    strength = _relax(likeness[first, second], a[first], b[second])
-    score, best = 0.0, np.full(len(a), -1, dtype=np.int32)
+    before = likeness[first, second]
+    strength = _relax(before, a[first], b[second])
+    fit, best = 0.0, np.full(len(a), -1, dtype=np.int32)
     for seed in np.argsort(-strength, kind="stable")[:SEEDS]:
         partner = np.empty(len(a), dtype=np.int32)
         found = aligned_similarity(
             likeness, a, b, probe.hull, reference.hull, int(first[seed]), int(second[seed]), partner
         )
-        if found > score:
-            score, best = found, partner
+        if found > fit:
+            fit, best = found, partner
     pairs = tuple((int(probe.sources[i]), int(reference.sources[j])) for i, j in enumerate(best) if j >= 0)
+    score = (fit**2 * _consolidated(before, strength)) ** (1 / 3)
     return Comparison(min(score, 1.0), pairs)
+
+
+def _consolidated(before: Floats, after: Floats) -> float:
+    """Mean strength of the pairs that lost least; how many count depends on how many there are (4 to 12)."""
+    share = 1 / (1 + np.exp(-0.4 * (len(before) - 20)))
+    wanted = MIN_PAIRS + round((MAX_PAIRS - MIN_PAIRS) * share)
+    kept = np.argsort(-after / np.maximum(before, np.float32(1e-6)), kind="stable")[:wanted]
+    return float(after[kept].sum() / wanted)
 
 
 @compiled
