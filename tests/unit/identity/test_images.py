@@ -19,11 +19,11 @@ from servers.identity.images import MAX_BYTES, ImageError, ImageProblem, decode_
 from tests.support.fingerprints import encoded, finger
 
 
-def _png(width: int, height: int, depth: int = 8, data: bytes = b"") -> bytes:
+def _png(width: int, height: int, depth: int = 8, data: bytes = b"", colour: int = 0) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
@@ -51,6 +51,7 @@ def test_an_image_comes_back_as_it_was(kind: str) -> None:
         (_png(60_000, 60_000), ImageProblem.TOO_MANY_PIXELS),
         (_png(64, 64, data=zlib.compress(bytes(100))), ImageProblem.DAMAGED),
         (_png(64, 64, depth=16, data=zlib.compress(bytes(64 * 129))), ImageProblem.DEPTH),
+        (_png(64, 64, depth=16, data=zlib.compress(bytes(64 * 385)), colour=2), ImageProblem.DEPTH),
         (_saved(Image.new("CMYK", (64, 64)), "JPEG"), ImageProblem.COLOUR_MODEL),
     ],
 )
