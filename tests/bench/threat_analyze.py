@@ -116,7 +116,7 @@ async def measure(rounds: int, seconds: float) -> dict[str, Any]:
         for _ in range(rounds):
             for kind, seen in figures.items():
                 async with (_echo if kind == "echo" else _threat)(stores) as port:
-                    load = Load(f"127.0.0.1:{port}", METHOD, next(events), caller, seconds=seconds)
+                    load = Load(f"127.0.0.1:{port}", METHOD, next(events), caller, seconds=seconds, callers=64)
                     cpu = time.process_time()
                     result = await run_load(load)
                     cpu = time.process_time() - cpu
