@@ -121,10 +121,11 @@ def expand(context: Floats, deviation: Floats, window: Floats) -> Floats:
 def _expand(context: Floats, deviation: Floats, window: Floats, features: Floats) -> None:
     sums, squares = np.empty((_SPAN_COUNT, window.shape[2]), np.float32), np.empty((_SPAN_COUNT, 3), np.float32)
     extremes = np.empty(7, np.float32)
+    running, square = np.empty(window.shape[2], np.float32), np.empty(3, np.float32)
     for event in range(len(window)):
         out = features[event]
         out[:_BASE] = window[event, -1]
-        _walk(window[event], sums, squares, extremes)
+        _walk(window, event, running, square, sums, squares, extremes)
         at = _means(sums, out, _BASE)
         at = _changes(sums, out, at)
         at = _spreads(sums, squares, out, at)
@@ -146,26 +147,29 @@ def _expand(context: Floats, deviation: Floats, window: Floats, features: Floats
 
 
 @compiled
-def _walk(window: Floats, sums: Floats, squares: Floats, extremes: Floats) -> None:
+def _walk(
+    window: Floats, event: int, running: Floats, square: Floats, sums: Floats, squares: Floats, extremes: Floats
+) -> None:
     """From the newest step back: sums of all values and of the followed ones' squares over each span, the followed
     ones' lowest of the last 5 and 20 steps, and the highest `event_odds` of the last 5.
     """
-    running, square = np.zeros(window.shape[1], np.float32), np.zeros(3, np.float32)
+    running[:], square[:] = 0.0, 0.0
     extremes[:6], extremes[6] = np.inf, -np.inf
-    span = 0
-    for age in range(len(window)):
-        step = window[len(window) - 1 - age]
+    steps, span = window.shape[1], 0
+    for age in range(steps):
+        # Indexed in full: a view of the step would cost as much as all that is done with it.
+        at = steps - 1 - age
         for value in range(len(running)):
-            running[value] += step[value]
+            running[value] += window[event, at, value]
         for followed in range(3):
-            value_of = step[_FOLLOWED_AT + followed]
-            square[followed] += value_of * value_of
+            found = window[event, at, _FOLLOWED_AT + followed]
+            square[followed] += found * found
             if age < 5:
-                extremes[followed] = min(extremes[followed], value_of)
+                extremes[followed] = min(extremes[followed], found)
             if age < 20:
-                extremes[3 + followed] = min(extremes[3 + followed], value_of)
+                extremes[3 + followed] = min(extremes[3 + followed], found)
         if age < 5:
-            extremes[6] = max(extremes[6], step[_FOLLOWED_AT + 2])
+            extremes[6] = max(extremes[6], window[event, at, _FOLLOWED_AT + 2])
         if age + 1 == _SPANS[span]:
             sums[span], squares[span] = running, square
             span += 1

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from pipeline.parameters import Floats
 
 
+@compiled
 def scale(features: Floats, mean: Floats, spread: Floats) -> Floats:
     """StandardScaler of genuine behaviour, held to eight spreads: [N, 256] to [N, 256]."""
-    scaled = (features - mean) / spread
-    return np.clip(scaled, -8.0, 8.0, out=scaled)
+    scaled = np.empty(features.shape, np.float32)
+    for event in range(features.shape[0]):
+        for feature in range(features.shape[1]):
+            value = (features[event, feature] - mean[feature]) / spread[feature]
+            scaled[event, feature] = min(max(value, np.float32(-8.0)), np.float32(8.0))
+    return scaled
 
 
 def errors(scaled: Floats, rebuilt: Floats) -> Floats:
