@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -65,7 +66,13 @@ def bench() -> None:
     "--backlog", default=600_000, show_default=True, type=click.IntRange(10_000, 5_000_000), help="Events to drain."
 )
 @click.option("--broker", default="auto", show_default=True, type=click.Choice(["auto", "apache", "embedded"]))
-@click.option("--pipelines", default=1, show_default=True, type=click.IntRange(1, 8), help="Processes in the group.")
+@click.option(
+    "--pipelines",
+    default=min(8, os.cpu_count() or 1),
+    show_default="one a core",
+    type=click.IntRange(1, 8),
+    help="Processes in the group; there are 8 partitions.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
 def pipeline(
