@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_POLL_SECONDS: Final = 0.001
+_POLL_SECONDS: Final = 0.002
 _CLOSE_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.25
 _IDLE_SECONDS: Final = 0.5
@@ -37,7 +37,7 @@ _QUEUE_KBYTES: Final = 65_536
 class BrokerProducer:
     """Sends records and tells when the broker has them.
 
-    librdkafka reports deliveries to whoever polls it. The loop itself does, without waiting, every millisecond while
+    librdkafka reports deliveries to whoever polls it. The loop itself does, without waiting, every 2 ms while
     something is on its way: a thread that waits would fight the loop for the interpreter at every report.
     """
 
