@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from servers.threat.behavior import Floats
 
     Doubles = NDArray[np.float64]
-    _Sums = tuple[Doubles, Doubles, Doubles]
 
 SAMPLES_NEEDED: Final = 12
 """Typing or mouse samples that a profile needs before its deviations mean something."""
@@ -90,46 +89,69 @@ def _prior_spread() -> Doubles:
 _PRIOR: Final = _prior_spread()
 
 
-@dataclass(slots=True)
 class _Moments:
-    """Running count, mean and sum of squared deviations per slot; NaN inputs are skipped."""
+    """Running count, mean and sum of squared deviations per slot, the rows of one table [3, N]; NaN inputs are
+    skipped."""
 
-    count: Doubles
-    mean: Doubles
-    square: Doubles
+    __slots__ = ("table",)
+
+    def __init__(self, table: Doubles) -> None:
+        self.table = table
 
     @classmethod
     def empty(cls, size: int) -> _Moments:
-        return cls(np.zeros(size), np.zeros(size), np.zeros(size))
+        return cls(np.zeros((3, size)))
+
+    @property
+    def count(self) -> Doubles:
+        row: Doubles = self.table[0]
+        return row
+
+    @property
+    def mean(self) -> Doubles:
+        row: Doubles = self.table[1]
+        return row
+
+    @property
+    def square(self) -> Doubles:
+        row: Doubles = self.table[2]
+        return row
 
     def add(self, values: Doubles) -> None:
+        count, mean, square = self.table
         seen = np.isfinite(values)
         # Beyond MEMORY samples, the old ones fade: the same update as if only MEMORY had been seen.
-        fade = np.where(seen & (self.count >= MEMORY), (MEMORY - 1.0) / MEMORY, 1.0)
-        self.square *= fade
-        self.count = np.minimum(self.count + seen, MEMORY)
-        delta = np.where(seen, values - self.mean, 0.0)
-        self.mean += delta / np.maximum(self.count, 1.0)
-        self.square += delta * np.where(seen, values - self.mean, 0.0)
+        square *= np.where(seen & (count >= MEMORY), (MEMORY - 1.0) / MEMORY, 1.0)
+        np.minimum(count + seen, MEMORY, out=count)
+        delta = np.where(seen, values - mean, 0.0)
+        mean += delta / np.maximum(count, 1.0)
+        square += delta * np.where(seen, values - mean, 0.0)
 
     def spread(self, prior: Doubles | float) -> Doubles:
         """Standard deviation, drawn towards the prior while little is known."""
-        return np.sqrt(
+        spread: Doubles = np.sqrt(
             (self.square + _SPREAD_PRIOR * np.square(prior)) / (np.maximum(self.count - 1.0, 0.0) + _SPREAD_PRIOR)
         )
+        return spread
 
     def copy(self) -> _Moments:
-        return _Moments(self.count.copy(), self.mean.copy(), self.square.copy())
+        return _Moments(self.table.copy())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Moments) and np.array_equal(self.table, other.table)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def to_json(self) -> list[list[float]]:
-        return [self.count.tolist(), self.mean.tolist(), self.square.tolist()]
+        rows: list[list[float]] = self.table.tolist()
+        return rows
 
     @classmethod
     def from_json(cls, data: list[list[float]], size: int) -> _Moments:
         columns = [np.asarray(column, np.float64) for column in data]
         if len(columns) != 3 or any(column.shape != (size,) or not np.isfinite(column).all() for column in columns):
             raise ValueError("the profile's statistics have the wrong size: start the person's enrolment again")
-        return cls(*columns)
+        return cls(np.array(columns))
 
 
 class Deviations(NamedTuple):
@@ -259,47 +281,37 @@ class Profile:
 
 def deviations(profile: Profile, sample: Floats) -> Deviations:
     """How far `sample` is from the person's normal, in the person's own usual distance from themselves."""
-    everything = profile._all
+    everything = profile._all.table
     learnt = profile._prompts.get(_prompt_of(sample))
-    positions = learnt if learnt is not None else everything
-    itself = profile._self
-    return Deviations(
-        *_scores(
-            sample[1:],
-            (everything.count, everything.mean, everything.square),
-            (positions.count, positions.mean, positions.square),
-            (itself.count, itself.mean, itself.square),
-            _PRIOR,
-            _GROUP_OF,
-        )
-    )
+    positions = learnt.table if learnt is not None else everything
+    return Deviations(*_scores(sample, everything, positions, profile._self.table))
 
 
 @compiled
-def _scores(
-    sample: Floats, everything: _Sums, positions: _Sums, itself: _Sums, prior: Doubles, group_of: NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """The three values of `Deviations`. Sums are counts, means and summed squares; key positions come first."""
+def _scores(sample: Floats, everything: Doubles, positions: Doubles, itself: Doubles) -> tuple[float, float, float]:
+    """The three values of `Deviations`. The tables are those of `_Moments`; key positions come first."""
     total, seen = np.zeros(len(GROUPS)), np.zeros(len(GROUPS))
-    for slot in range(len(sample)):
-        count, mean, square = positions if slot < _POSITION_COUNT else everything
-        if count[slot] >= _LEARN_FROM and math.isfinite(sample[slot]):
-            spread = _spread(count[slot], square[slot], prior[slot])
-            total[group_of[slot]] += min(abs((sample[slot] - mean[slot]) / spread), _CLIP)
-            seen[group_of[slot]] += 1
+    for slot in range(len(_PRIOR)):
+        learnt = positions if slot < _POSITION_COUNT else everything
+        value = sample[slot + 1]
+        if learnt[0, slot] >= _LEARN_FROM and math.isfinite(value):
+            group = _GROUP_OF[slot]
+            spread = _spread(learnt[0, slot], learnt[2, slot], _PRIOR[slot])
+            total[group] += min(abs((value - learnt[1, slot]) / spread), _CLIP)
+            seen[group] += 1
     typing = mouse = 0.5
     excess, known = 0.0, 0
     for group in range(len(GROUPS)):
-        if not seen[group] or not itself[0][group] > 0:
+        if not seen[group] or not itself[0, group] > 0:
             continue
-        stray = _spread(itself[0][group], itself[2][group], _SELF_PRIOR)
-        beyond = (total[group] / seen[group] - itself[1][group]) / stray
+        stray = _spread(itself[0, group], itself[2, group], _SELF_PRIOR)
+        beyond = (total[group] / seen[group] - itself[1, group]) / stray
         if group == _MOUSE_GROUP:
             mouse = _unit(beyond)
         else:
             excess, known = excess + beyond, known + 1
             typing = _unit(excess / known)
-    overall = max(typing if known else 0.0, mouse if seen[_MOUSE_GROUP] and itself[0][_MOUSE_GROUP] > 0 else 0.0)
+    overall = max(typing if known else 0.0, mouse if seen[_MOUSE_GROUP] and itself[0, _MOUSE_GROUP] > 0 else 0.0)
     return typing, mouse, overall if overall > 0.0 else 0.5
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from servers.threat.compiled import compiled
 from servers.threat.keystrokes import key_positions, typing_summary
 from servers.threat.movement import mouse_summary
 
@@ -142,6 +143,13 @@ class MousePath(NamedTuple):
     actions: Numbers
 
 
+_NO_NUMBERS: Final = np.empty(0, np.int64)
+_NO_DOUBLES: Final = np.empty(0)
+_NO_RUN: Final = KeystrokeRun("", _NO_NUMBERS, _NO_FLOATS, _NO_FLOATS)
+_NO_PATH: Final = MousePath(_NO_DOUBLES, _NO_DOUBLES, _NO_DOUBLES, _NO_NUMBERS)
+_POSITIONS_FROM, _POSITIONS_TO, _TYPING_TO = POSITIONS.start, POSITIONS.stop, TYPING.stop
+
+
 def prompt_code(prompt_id: str) -> float:
     """A whole number in 1 to 2**24 - 1 that float32 holds exactly and that names a known text; 0 for free text."""
     return float(1 + zlib.crc32(prompt_id.encode()) % (2**24 - 2)) if prompt_id else 0.0
@@ -154,25 +162,41 @@ def sample_of(runs: Sequence[KeystrokeRun], paths: Sequence[MousePath]) -> Float
     """
     sample = _UNOBSERVED.copy()
     runs = [run for run in runs if len(run.hold_ms)]
-    if runs:
-        _fill_typing(sample, runs)
     paths = [path for path in paths if len(path.time_ms)]
-    if paths:
-        _fill_mouse(sample, paths)
+    known = next((run for run in runs if run.prompt_id), None)
+    if runs:
+        sample[PROMPT] = prompt_code(known.prompt_id) if known is not None else 0.0
+    if known is not None and len(runs) > 1:
+        key_positions(*known[2:], sample[POSITIONS])
+        known = None
+    run = _NO_RUN if not runs else runs[0] if len(runs) == 1 else _joined(runs)
+    path, starts = _one_path(paths)
+    _describe(*run[1:], known is not None, *path, starts, sample)
     return sample
 
 
-def _fill_typing(sample: Floats, runs: list[KeystrokeRun]) -> None:
-    one = runs[0]
-    known = one if one.prompt_id else next((run for run in runs if run.prompt_id), None)
-    if known is None:
-        sample[PROMPT] = 0.0
-    else:
-        sample[PROMPT] = prompt_code(known.prompt_id)
-        key_positions(known.hold_ms, known.flight_ms, known.pressure, known.contact_size, sample[POSITIONS])
-    if len(runs) > 1:
-        one = _joined(runs)
-    typing_summary(one.key_classes, one.hold_ms, one.flight_ms, one.pressure, one.contact_size, sample[TYPING])
+@compiled
+def _describe(  # noqa: PLR0913, PLR0917 - a compiled loop takes arrays, not the objects that hold them
+    classes: Numbers,
+    holds: Floats,
+    flights: Floats,
+    pressure: Floats,
+    size: Floats,
+    known: bool,
+    time: Doubles,
+    x: Doubles,
+    y: Doubles,
+    actions: Numbers,
+    starts: Numbers,
+    sample: Floats,
+) -> None:
+    """All of an event in one call, because a call costs as much as the work."""
+    if len(holds):
+        if known:
+            key_positions(holds, flights, pressure, size, sample[_POSITIONS_FROM:_POSITIONS_TO])
+        typing_summary(classes, holds, flights, pressure, size, sample[_POSITIONS_TO:_TYPING_TO])
+    if len(time):
+        mouse_summary(time, x, y, actions, starts, sample[_TYPING_TO:])
 
 
 def _joined(runs: list[KeystrokeRun]) -> KeystrokeRun:
@@ -190,12 +214,11 @@ def _joined(runs: list[KeystrokeRun]) -> KeystrokeRun:
     )
 
 
-def _fill_mouse(sample: Floats, paths: list[MousePath]) -> None:
+def _one_path(paths: list[MousePath]) -> tuple[MousePath, Numbers]:
+    """All stretches as one, and where each begins, with the end last."""
+    if not paths:
+        return _NO_PATH, _NO_NUMBERS
     if len(paths) == 1:
-        time, x, y, actions = paths[0]
-        starts = np.array((0, len(time)))
-    else:
-        time, x, y = (np.concatenate(columns) for columns in list(zip(*paths, strict=True))[:3])
-        actions = np.concatenate([path.actions for path in paths])
-        starts = np.cumsum([0, *(len(path.time_ms) for path in paths)])
-    mouse_summary(time, x, y, actions, starts, sample[MOUSE])
+        return paths[0], np.array((0, len(paths[0].time_ms)))
+    time, x, y, actions = (np.concatenate(columns) for columns in zip(*paths, strict=True))
+    return MousePath(time, x, y, actions), np.cumsum([0, *(len(path.time_ms) for path in paths)])

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.generic)
 
+_NO_READINGS: Final = np.empty(0, np.float32)
 _SOURCES: Final = {0: "behavioral", 1: "behavioral", 2: "network", 3: "biometric", 4: "authentication"}
 _VERDICTS: Final = {1: "takeover", 2: "genuine", 3: "inconclusive"}
 _VERDICT_NUMBERS: Final = {name: number for number, name in _VERDICTS.items()}
@@ -204,6 +205,11 @@ def _column(values: Sequence[float], kind: type[Number]) -> NDArray[Number]:
     return np.fromiter(values, kind, len(values))
 
 
+def _touch(values: Sequence[float]) -> NDArray[np.float32]:
+    """Most keyboards have no touch readings."""
+    return np.fromiter(values, np.float32, len(values)) if values else _NO_READINGS
+
+
 def _runs(patterns: Sequence[behavior_pb2.KeystrokePattern], problems: list[FieldProblem]) -> list[KeystrokeRun]:
     runs = []
     for index, pattern in enumerate(patterns):
@@ -212,8 +218,8 @@ def _runs(patterns: Sequence[behavior_pb2.KeystrokePattern], problems: list[Fiel
             key_classes=_column(pattern.key_classes, np.int64),
             hold_ms=_column(pattern.hold_ms, np.float32),
             flight_ms=_column(pattern.flight_ms, np.float32),
-            pressure=_column(pattern.pressure, np.float32),
-            contact_size=_column(pattern.contact_size, np.float32),
+            pressure=_touch(pattern.pressure),
+            contact_size=_touch(pattern.contact_size),
         )
         if problem := keystroke_problem(run):
             place = f"event_data.behavioral_metrics.keystroke_dynamics[{index}]"
