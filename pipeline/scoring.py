@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from pipeline.batch import Reason, Scores
-from pipeline.features.describe import STEP, describe, deviations, observed
+from pipeline.features.describe import STEP, describe, observed
+from pipeline.features.evidence import deviations
 from pipeline.features.expand import expand
 from pipeline.features.layout import STEP_SIZE, WINDOW
 from pipeline.stages.autoencoder import odds_of, scale

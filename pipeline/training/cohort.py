@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pipeline.features.describe import SUBSETS
+from pipeline.features.evidence import SUBSETS
 from pipeline.features.layout import GROUP_SLICES
 from pipeline.parameters import Discriminant, MouseCohort, TypingCohort
 

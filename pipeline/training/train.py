@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pipeline.features.describe import (
+from pipeline.features.describe import REGIMES, steps_of
+from pipeline.features.evidence import (
     GENERIC_FEATURES,
     MOUSE_FEATURES,
     PHRASE_FEATURES,
-    REGIMES,
     TIMING_FEATURES,
     Evidence,
     deviations,
     gather,
-    steps_of,
 )
 from pipeline.features.layout import FEATURE_COUNT, STEP_SIZE, WINDOW
 from pipeline.parameters import Calibration, Discriminant, Parameters
