@@ -48,6 +48,7 @@ erasure.
 _CONNECT_SECONDS: Final = 5
 _STATEMENT_MS: Final = 10_000
 _POOL_WAIT_SECONDS: Final = 5.0
+_RECONNECT_SECONDS: Final = 2.0
 _REPAIR_EVENTS: Final = 500
 
 
@@ -97,6 +98,8 @@ class Store:
             min_size=2,
             max_size=connections,
             timeout=_POOL_WAIT_SECONDS,
+            # The pool's own attempts back off to minutes; given up early, the next call that needs a connection tries.
+            reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
             name="threat",
             configure=_configure,
