@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import signal
 import threading
@@ -34,7 +33,7 @@ from servers.hsm.app import hsm_app
 from servers.hsm.entropy import EntropyPool
 from servers.hsm.keystore import KeyStore
 from servers.mesh.limits import Unlimited
-from servers.mesh.server import MeshServer, ServiceBinding
+from servers.mesh.server import MeshServer, ServiceBinding, spare_collections
 from servers.mesh.settings import MeshSettings
 from servers.quantum.app import quantum_app
 from servers.quantum.key_service import KeyService
@@ -145,9 +144,7 @@ async def _serve(kind: str, report: Report) -> None:
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     async with {"quantum": _quantum, "hsm": _hsm, "echo": _echo}[kind](report) as server:
-        # As `servers.mesh.server.run` does.
-        gc.collect()
-        gc.freeze()
+        spare_collections()  # as `servers.mesh.server.run` does
         await server.start()
         await told.wait()
         await server.drain()
